@@ -1,0 +1,184 @@
+"""Messages between members, checked at construction: an invalid message cannot exist inside.
+
+Source: paper Figure 2 (RequestVote, AppendEntries), Figure 13 (InstallSnapshot); dissertation 3.10
+(TimeoutNow), 6.4 (ReadIndex), 9.6 (PreVote). Heartbeats are apart from appends, as in etcd/raft:
+they carry no log position, so one that arrives out of order can do no harm to the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from raft.core.errors import DropReason
+from raft.core.types import Entry, LogIndex, NodeId, SnapshotMeta, Term
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    sender: NodeId
+    to: NodeId
+    term: Term
+    """The sender's term, but for PreVote (the term it would campaign in) and a granting
+    PreVoteReply (the same term, echoed)."""
+
+    def __post_init__(self) -> None:
+        if not self.sender or not self.to or self.term < 0:
+            raise ValueError(f"bad envelope: {self.sender} -> {self.to}, term {self.term}")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestVote(_Message):
+    """Paper Figure 2. `forced` overrides stickiness: set after TimeoutNow (dissertation 3.10)."""
+
+    last_index: LogIndex
+    last_term: Term
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RequestVoteReply(_Message):
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PreVote(_Message):
+    """Asks whether RequestVote would be granted in `term`; changes no state anywhere."""
+
+    last_index: LogIndex
+    last_term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class PreVoteReply(_Message):
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AppendEntries(_Message):
+    """Paper Figure 2. `entries` follow (prev_index, prev_term) without a gap."""
+
+    prev_index: LogIndex
+    prev_term: Term
+    entries: Sequence[Entry]
+    commit_index: LogIndex
+
+
+@dataclass(frozen=True, slots=True)
+class AppendEntriesReply(_Message):
+    """Accepted: the logs are equal, and durable here, through `match_index`.
+
+    Rejected: nothing at `reject_index` (the request's prev_index) with its term here. The leader
+    may go on at (hint_index, hint_term): the last position here that could still be equal.
+    """
+
+    rejected: bool
+    match_index: LogIndex = 0
+    reject_index: LogIndex = 0
+    hint_index: LogIndex = 0
+    hint_term: Term = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat(_Message):
+    """`commit_index` never exceeds what the receiver is known to have (trap 6).
+
+    `read_position`: the newest read that an answer to this heartbeat would confirm.
+    """
+
+    commit_index: LogIndex
+    read_position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReply(_Message):
+    """Echoes the highest `read_position` seen from this leader in this term.
+
+    Sent also, with the replier's higher term, to a leader of a lower one: without that answer
+    pre-vote and check-quorum together can dead-lock (trap 23, etcd #8501).
+    """
+
+    read_position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InstallSnapshot(_Message):
+    """Announces a snapshot; its bytes travel apart from it."""
+
+    meta: SnapshotMeta
+
+
+@dataclass(frozen=True, slots=True)
+class InstallSnapshotReply(_Message):
+    """`match_index`: where the receiver stands afterwards."""
+
+    rejected: bool
+    match_index: LogIndex
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutNow(_Message):
+    """The receiver campaigns at once (dissertation 3.10)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndex(_Message):
+    """A follower asks for an index that covers all its reads up to `position`."""
+
+    position: int
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndexReply(_Message):
+    """Whoever has applied `index` may serve reads up to `position` of the run `run_id`."""
+
+    position: int
+    run_id: int
+    index: LogIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Propose(_Message):
+    """A follower's proposals, forwarded. Only the leader of exactly `term` may append them.
+
+    That is what makes a lost proposal provable: once an entry of a higher term is applied,
+    nothing proposed in `term` that is not in the log can ever enter it.
+    """
+
+    ticket: int
+    """Numbers the sender's forwarded batches, from 1 in each run."""
+    run_id: int
+    payloads: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ProposeReply(_Message):
+    """No payload of the batch `ticket` was appended, for `reason`: all certainly not applied.
+
+    There is no positive answer: the sender sees its commands when it applies them itself.
+    """
+
+    ticket: int
+    run_id: int
+    reason: DropReason
+
+
+Message: TypeAlias = (
+    RequestVote
+    | RequestVoteReply
+    | PreVote
+    | PreVoteReply
+    | AppendEntries
+    | AppendEntriesReply
+    | Heartbeat
+    | HeartbeatReply
+    | InstallSnapshot
+    | InstallSnapshotReply
+    | TimeoutNow
+    | ReadIndex
+    | ReadIndexReply
+    | Propose
+    | ProposeReply
+)

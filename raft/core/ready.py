@@ -1,0 +1,117 @@
+"""The contract between the core and its shell: effects as values.
+
+The shell runs this loop, and nothing else in it is about Raft:
+
+    1. Feed the core: tick(), step(message), propose(...), read_index(), append_done(...),
+       apply_done(...). Feed all that has arrived, then take one Ready: batches form by themselves.
+    2. ready = core.ready()
+    3. Send ready.messages at once. None of them promises durability.
+    4. Queue ready.append for the log writer. The writer does them in order, may join any number
+       of them into one write, syncs unless `must_sync` is false for all, and *then*: publishes the
+       entries to the LogReader, calls core.append_done(append.done) and sends append.replies, in this
+       order, append by append.
+    5. Queue ready.apply for the state machine, in order, and call core.apply_done(last index)
+       when it is done. Entries handed out here are already durable on this node.
+    6. Serve ready.reads once the state machine has applied their index.
+
+There is no order between 4 and 5 (etcd doc.go, "Usage with Asynchronous Storage Writes"). The
+leader's appends are in `messages` and so leave while its own disk writes (dissertation 10.2.1);
+votes, acknowledgements and refusals are in `append.replies` and leave only after it (trap 11, 14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from raft.core.errors import DropReason
+from raft.core.messages import Message
+from raft.core.types import Entry, HardState, LogIndex, NodeId, Term
+
+
+class Role(Enum):
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre_candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+class SoftState(NamedTuple):
+    """Volatile: whom this node takes for the leader, and what it is itself."""
+
+    role: Role
+    leader: NodeId
+    term: Term
+
+
+class StorageAppendDone(NamedTuple):
+    """Says that everything up to an append is durable. Carries the term in which it was asked for
+    and the position of its last entry, since a later leader may have replaced that entry
+    meanwhile: the first acknowledgement must not be taken for the second (trap 9, append A-B-A)."""
+
+    term: Term
+    last_index: LogIndex
+    """0 if the append had no entries."""
+    last_term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class StorageAppend:
+    """One thing for the log writer. Writing entry i discards everything stored at or after i."""
+
+    entries: Sequence[Entry]
+    hard_state: HardState | None
+    """None: unchanged since the last append that carried one."""
+    must_sync: bool
+    """False if only commit_index moved: it is a hint and may ride along with the next write."""
+    replies: Sequence[Message]
+    """Leave only when all of this and everything before it is durable."""
+    done: StorageAppendDone
+
+
+@dataclass(frozen=True, slots=True)
+class StorageApply:
+    """Committed entries for the state machine, contiguous, in order, each exactly once a run."""
+
+    entries: Sequence[Entry]
+
+
+class ReadState(NamedTuple):
+    """All reads numbered up to `position` may be served once `index` is applied."""
+
+    position: int
+    index: LogIndex
+
+
+class DroppedProposal(NamedTuple):
+    """A forwarded batch that the leader refused: certainly not applied."""
+
+    ticket: int
+    reason: DropReason
+
+
+class Proposed(NamedTuple):
+    """Where a proposal went. Exactly one of `first_index` and `ticket` is not 0."""
+
+    term: Term
+    """Term of the leader asked. Once an entry of a higher term is applied, what was proposed in
+    this one and has not been applied never will be."""
+    first_index: LogIndex
+    """Index of the first payload, if this node leads."""
+    ticket: int
+    """Number of the forwarded batch, if another node leads."""
+
+
+@dataclass(slots=True)
+class Ready:
+    """What the core wants done. Empty fields mean nothing to do."""
+
+    soft_state: SoftState | None = None
+    """Set when it changed."""
+    messages: list[Message] = field(default_factory=list)
+    append: StorageAppend | None = None
+    apply: StorageApply | None = None
+    reads: list[ReadState] = field(default_factory=list)
+    dropped: list[DroppedProposal] = field(default_factory=list)
