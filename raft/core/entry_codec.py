@@ -1,0 +1,150 @@
+"""Entries as bytes: the form in which they stand in the log's records and travel between members.
+
+A block is a run of entries, each a header (index u64, term u64, kind u8, length u32, little-endian)
+and its data. There is no count: a block ends where its bytes end, so an entry is encoded once and
+blocks can be joined. Whoever carries a block says how long it is and guards it with a checksum.
+
+Both directions check the same things, for what is wrong in memory must not reach a disk, and what is
+wrong on a disk must not reach memory: indexes without a gap, terms that do not fall, known kinds,
+lengths within limits. All faults are ValueError: the caller knows whose they are.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from raft.core.types import Entry, EntryKind, LogIndex, Term
+
+ENTRY_DATA_BYTES_MAX = 64 * 1024 * 1024
+"""Data of one entry. Far above any sensible command (etcd: 1.5 MiB a request); it only keeps a
+false length from asking for the whole memory."""
+
+BLOCK_ENTRIES_MAX = 1 << 20
+"""Entries in one block. A message of 1 MiB holds at most 50,000 even if all are empty."""
+
+_HEADER = struct.Struct("<QQBI")
+ENTRY_HEADER_BYTES = _HEADER.size
+_KIND_MAX = max(EntryKind)
+
+
+class BlockScan(NamedTuple):
+    """What a block holds, without its data."""
+
+    first_index: LogIndex
+    """0 if the block is empty."""
+    entry_count: int
+    term_runs: list[tuple[LogIndex, Term]]
+    """(index, term) wherever the term differs from the entry before; the first entry always."""
+
+
+def encode_entries(entries: Sequence[Entry]) -> bytes:
+    """Return `entries` as a block. Raises ValueError if they are not contiguous or too large."""
+    if not entries:
+        return b""
+    if len(entries) > BLOCK_ENTRIES_MAX:
+        raise ValueError(f"{len(entries)} entries in one block, at most {BLOCK_ENTRIES_MAX}")
+    pack = _HEADER.pack
+    parts: list[bytes] = []
+    add = parts.append
+    expected = entries[0][0]
+    last_term = 1
+    if expected < 1:
+        raise ValueError(f"an entry cannot have the index {expected}")
+    try:
+        for index, term, kind, data in entries:
+            length = len(data)
+            if index != expected or term < last_term or length > ENTRY_DATA_BYTES_MAX or kind > _KIND_MAX:
+                raise ValueError(_fault(index, term, kind, length, expected, last_term))
+            expected += 1
+            last_term = term
+            add(pack(index, term, kind, length))
+            add(data)
+    except struct.error as error:
+        raise ValueError(f"entry {expected - 1} does not fit the format: {error}") from None
+    return b"".join(parts)
+
+
+def decode_entries(block: bytes) -> list[Entry]:
+    """Return the entries of `block`. Raises ValueError if it is not exactly a block."""
+    entries: list[Entry] = []
+    add = entries.append
+    unpack = _HEADER.unpack_from
+    size = len(block)
+    offset = 0
+    last_term = 1
+    expected = 0
+    while offset < size:
+        if size - offset < ENTRY_HEADER_BYTES:
+            raise ValueError(f"block ends within the header of an entry, at byte {offset}")
+        index, term, kind, length = unpack(block, offset)
+        offset += ENTRY_HEADER_BYTES
+        end = offset + length
+        if not expected:
+            expected = index
+        if (
+            index != expected
+            or index < 1
+            or term < last_term
+            or kind > _KIND_MAX
+            or length > ENTRY_DATA_BYTES_MAX
+            or end > size
+            or len(entries) >= BLOCK_ENTRIES_MAX
+        ):
+            raise ValueError(_fault(index, term, kind, length, expected, last_term))
+        add(Entry(index, term, kind, block[offset:end]))
+        offset = end
+        expected += 1
+        last_term = term
+    return entries
+
+
+def scan_entries(block: bytes | memoryview) -> BlockScan:
+    """Check a block as `decode_entries` does, but touch only the headers.
+
+    A restart reads the whole log; making an object of each entry would be most of its time.
+    """
+    unpack = _HEADER.unpack_from
+    size = len(block)
+    offset = 0
+    count = 0
+    first_index = 0
+    expected = 0
+    last_term = 0
+    runs: list[tuple[LogIndex, Term]] = []
+    while offset < size:
+        if size - offset < ENTRY_HEADER_BYTES:
+            raise ValueError(f"block ends within the header of an entry, at byte {offset}")
+        index, term, kind, length = unpack(block, offset)
+        if not count:
+            expected = first_index = index
+        if index != expected or term < last_term or kind > _KIND_MAX or length > ENTRY_DATA_BYTES_MAX:
+            raise ValueError(_fault(index, term, kind, length, expected, last_term))
+        if term != last_term:
+            runs.append((index, term))
+            last_term = term
+        offset += ENTRY_HEADER_BYTES + length
+        expected += 1
+        count += 1
+    if offset != size:
+        raise ValueError("block ends within the data of its last entry")
+    if count and (first_index < 1 or runs[0][0] != first_index):
+        raise ValueError(_fault(first_index, 0, 0, 0, 1, 1))
+    if count > BLOCK_ENTRIES_MAX:
+        raise ValueError(f"{count} entries in one block, at most {BLOCK_ENTRIES_MAX}")
+    return BlockScan(first_index, count, runs)
+
+
+def _fault(index: int, term: int, kind: int, length: int, expected: int, last_term: int) -> str:
+    if index != expected:
+        return f"entry {index} stands where {expected} was expected"
+    if index < 1:
+        return f"an entry cannot have the index {index}"
+    if term < max(last_term, 1):
+        return f"entry {index} has the term {term} after {last_term}"
+    if kind > _KIND_MAX:
+        return f"entry {index} has the unknown kind {kind}"
+    if length > ENTRY_DATA_BYTES_MAX:
+        return f"entry {index} claims {length} bytes, at most {ENTRY_DATA_BYTES_MAX}"
+    return f"entry {index} of {length} bytes runs over the end of its block, or the block has too many"
