@@ -82,7 +82,7 @@ class ReadState(NamedTuple):
     """All reads numbered up to `position` may be served once `index` is applied."""
 
     position: int
-    index: LogIndex
+    index: LogIndex  # type: ignore[assignment] # shadows tuple.index
 
 
 class DroppedProposal(NamedTuple):

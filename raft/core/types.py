@@ -43,7 +43,7 @@ class EntryKind(IntEnum):
 class Entry(NamedTuple):
     """One entry of the replicated log. Immutable: it is encoded once and shared by all floors."""
 
-    index: LogIndex
+    index: LogIndex  # type: ignore[assignment] # shadows tuple.index, which nobody calls
     term: Term
     kind: int
     """An EntryKind. Plain int, for the hot path makes no enum members."""
@@ -63,7 +63,7 @@ class LogPosition(NamedTuple):
     """A log position, ordered by term first, then index (paper 5.4.1, "up-to-date")."""
 
     term: Term
-    index: LogIndex
+    index: LogIndex  # type: ignore[assignment]
 
 
 class HardState(NamedTuple):

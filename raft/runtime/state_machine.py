@@ -11,7 +11,7 @@ from raft.core.types import LogIndex, Term
 class Command(NamedTuple):
     """One committed command."""
 
-    index: LogIndex
+    index: LogIndex  # type: ignore[assignment] # shadows tuple.index
     term: Term
     data: bytes
     """Exactly what was given to `propose`."""
