@@ -47,6 +47,9 @@ class Config:
     apply_bytes_max: int = 1 * MIB
     """Entries handed to the state machine in one Ready."""
 
+    command_bytes_max: int = 16 * MIB
+    """One proposed command. The user of the library has a lower limit of his own as a rule."""
+
     apply_inflight_bytes_max: int = 8 * MIB
     """Entries handed out and not yet reported as applied."""
 
@@ -77,6 +80,7 @@ class Config:
             "uncommitted_bytes_max",
             "apply_bytes_max",
             "apply_inflight_bytes_max",
+            "command_bytes_max",
         ):
             if getattr(self, name) < 1:
                 faults.append(f"{name} must be at least 1")

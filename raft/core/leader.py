@@ -1,0 +1,221 @@
+"""What exists only while a member leads: progress of the others, read rounds, the quorum check.
+
+`become_leader` makes a Leadership and every other transition drops it, so that no leader state can
+outlive its term (paper Figure 2: "volatile state on leaders, reinitialized after election").
+
+It decides what to send, and returns messages; it does not know how terms or roles change.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from raft.core.config import Config
+from raft.core.errors import Compacted, InvariantViolation
+from raft.core.inflights import Inflights
+from raft.core.log import RaftLog
+from raft.core.messages import AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, Message
+from raft.core.progress import Flow, Progress
+from raft.core.quorum import is_quorum, quorum_index
+from raft.core.reads import ConfirmedRound, ReadRounds, Waiter
+from raft.core.types import LogIndex, Membership, NodeId, Term, entry_bytes
+
+SendFunction = Callable[[Message], None]
+
+
+class Leadership:
+    """One leader's view, from its election until it steps down."""
+
+    __slots__ = (
+        "_config",
+        "_log",
+        "_members",
+        "_membership",
+        "_pending",
+        "_send",
+        "_term",
+        "noop_index",
+        "progress",
+        "reads",
+        "uncommitted_bytes",
+        "wants_pump",
+    )
+
+    def __init__(
+        self, config: Config, log: RaftLog, membership: Membership, term: Term, send: SendFunction
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._membership = membership
+        self._members = sorted(membership.members)
+        self._term = term
+        self._send = send
+        self.noop_index: LogIndex = log.last_index + 1
+        """Index of the empty entry that begins this term. Once it is committed, everything
+        before it is, and reads may begin (trap 36)."""
+        self.progress: dict[NodeId, Progress] = {
+            member: Progress(
+                log.last_index + 1, Inflights(config.inflight_messages_max, config.inflight_bytes_max)
+            )
+            for member in self._members
+        }
+        if config.node_id in self.progress:
+            own = self.progress[config.node_id]
+            own.become_replicate()
+            # Only what is durable counts, for the leader as for everyone (trap 14).
+            own.match_index = log.stable_index
+            own.next_index = log.last_index + 1
+        self.reads = ReadRounds()
+        self.uncommitted_bytes = 0
+        self._pending: deque[tuple[LogIndex, int]] = deque()
+        self.wants_pump = True
+        """Something changed since the last `pump`."""
+
+    # Proposals
+
+    def appended(self, last_index: LogIndex, size_bytes: int) -> None:
+        """Note that own entries through `last_index` were appended."""
+        self.uncommitted_bytes += size_bytes
+        self._pending.append((last_index, size_bytes))
+        self.wants_pump = True
+
+    def committed(self) -> None:
+        """Note that the commit index rose."""
+        while self._pending and self._pending[0][0] <= self._log.commit_index:
+            self.uncommitted_bytes -= self._pending.popleft()[1]
+        self.wants_pump = True
+
+    # Replication
+
+    def pump(self) -> None:
+        """Send everyone as much as his window allows, and begin a read round if one is due.
+
+        Called once for each Ready, not once for each proposal, so that whatever gathered in a
+        turn of the loop leaves in one message.
+        """
+        self.wants_pump = False
+        for member in self._members:
+            if member != self._config.node_id:
+                while self._send_append(member, even_if_empty=False):
+                    pass
+        if self._log.commit_index >= self.noop_index and self.reads.begin(self._log.commit_index):
+            self.reads.acked(self._config.node_id, self.reads.current)
+            self.send_heartbeats()
+
+    def _send_append(self, member: NodeId, *, even_if_empty: bool) -> bool:
+        """Send one append if there is reason to. Return whether another may follow at once."""
+        progress = self.progress[member]
+        if progress.is_paused:
+            return False
+        log = self._log
+        prev_index = progress.next_index - 1
+        full = progress.flow is Flow.REPLICATE and progress.inflights.is_full
+        try:
+            prev_term = log.term(prev_index)
+            entries = (
+                () if full else log.entries(prev_index + 1, log.last_index + 1, self._config.append_bytes_max)
+            )
+        except Compacted as error:
+            raise InvariantViolation(f"follower {member:x} needs index {prev_index}: {error}") from error
+        if not entries and not even_if_empty and not progress.can_send_commit(log.commit_index):
+            return False
+        self._send(
+            AppendEntries(
+                sender=self._config.node_id,
+                to=member,
+                term=self._term,
+                prev_index=prev_index,
+                prev_term=prev_term,
+                entries=entries,
+                commit_index=log.commit_index,
+            )
+        )
+        last_index = prev_index + len(entries)
+        progress.sent(last_index, sum(map(entry_bytes, entries)), log.commit_index)
+        return bool(entries) and last_index < log.last_index
+
+    def append_replied(self, reply: AppendEntriesReply) -> None:
+        """A follower accepted or refused an append."""
+        progress = self.progress[reply.sender]
+        progress.is_active = True
+        log = self._log
+        if not reply.rejected:
+            # Nobody can have what we never had: such an answer is not to be believed.
+            if reply.match_index <= log.last_index and progress.accepted(reply.match_index):
+                self.wants_pump = True
+            return
+        probe_index = min(reply.hint_index, log.last_index)
+        if reply.hint_term > 0 and probe_index >= log.first_index:
+            probe_index = log.find_conflict_by_term(probe_index, reply.hint_term).index
+        if progress.refused(reply.reject_index, probe_index):
+            self._send_append(reply.sender, even_if_empty=True)
+            self.wants_pump = True
+
+    def own_stable(self) -> None:
+        """Own entries became durable: the leader's own acknowledgement."""
+        own = self.progress.get(self._config.node_id)
+        if own is not None and self._log.stable_index > own.match_index:
+            own.match_index = self._log.stable_index
+            own.next_index = self._log.last_index + 1
+
+    def quorum_commit_index(self) -> LogIndex:
+        """Return the index that may be committed now: held by a quorum and of this term, since
+        an older one could still be replaced (paper 5.4.2, Figure 8; trap 1). Terms never fall along the log,
+        so that one look at the highest index is enough."""
+        index = quorum_index(
+            self._membership, {member: self.progress[member].match_index for member in self._members}
+        )
+        if index > self._log.commit_index and self._log.term(index) == self._term:
+            return index
+        return self._log.commit_index
+
+    # Heartbeats, reads, the quorum check
+
+    def send_heartbeats(self) -> None:
+        for member in self._members:
+            if member == self._config.node_id:
+                continue
+            commit_index = min(self.progress[member].match_index, self._log.commit_index)
+            self._send(
+                Heartbeat(
+                    sender=self._config.node_id,
+                    to=member,
+                    term=self._term,
+                    commit_index=commit_index,
+                    read_position=self.reads.current,
+                )
+            )
+
+    def heartbeat_replied(self, reply: HeartbeatReply) -> None:
+        """A follower is there and takes us for its leader."""
+        progress = self.progress[reply.sender]
+        progress.is_active = True
+        progress.paused = False
+        if progress.flow is Flow.PROBE or progress.match_index < self._log.last_index:
+            # Everything under way may have been lost: an empty append finds out.
+            self._send_append(reply.sender, even_if_empty=True)
+        self.reads.acked(reply.sender, reply.read_position)
+        self.wants_pump = True
+
+    def wait_read(self, node_id: NodeId, waiter: Waiter) -> None:
+        self.reads.add(node_id, waiter)
+        self.wants_pump = True
+
+    def confirmed_reads(self) -> ConfirmedRound | None:
+        return self.reads.finish(self._membership)
+
+    def check_quorum(self) -> bool:
+        """Return whether a quorum was heard since the last call."""
+        active = {member for member in self._members if self.progress[member].is_active}
+        active.add(self._config.node_id)
+        for progress in self.progress.values():
+            progress.is_active = False
+        return is_quorum(self._membership, active)
+
+    def unreachable(self, member: NodeId) -> None:
+        """Messages to `member` were lost: doubt what is in flight."""
+        progress = self.progress.get(member)
+        if progress is not None and progress.flow is Flow.REPLICATE:
+            progress.become_probe()
+            self.wants_pump = True

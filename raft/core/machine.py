@@ -1,0 +1,373 @@
+"""The member's state, its roles, and how it comes to lead: what exists and what may change it.
+
+Every transition is a `become_*` here, and nothing else assigns `role`; terms rise in `_enter_term`
+alone. What messages do is in `raft.py`, which also tells the whole theory.
+"""
+
+from __future__ import annotations
+
+import random as random_module
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raft.core.config import Config
+from raft.core.errors import InvariantViolation
+from raft.core.leader import Leadership
+from raft.core.log import RaftLog
+from raft.core.messages import Message, PreVote, PreVoteReply, ReadIndex, RequestVote, RequestVoteReply
+from raft.core.quorum import VoteResult, vote_result
+from raft.core.reads import ReadRequests, Waiter
+from raft.core.ready import DroppedProposal, ReadState, Role, SoftState
+from raft.core.types import (
+    NO_NODE,
+    Entry,
+    EntryKind,
+    HardState,
+    LogIndex,
+    LogPosition,
+    LogReader,
+    Membership,
+    NodeId,
+    Term,
+    entry_bytes,
+)
+
+_LEGAL_ARROWS = {
+    Role.FOLLOWER: {Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE},
+    Role.PRE_CANDIDATE: {Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE},
+    Role.CANDIDATE: {Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE, Role.LEADER},
+    Role.LEADER: {Role.FOLLOWER},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """The leader's view of one member."""
+
+    node_id: NodeId
+    flow: str
+    match_index: LogIndex
+    next_index: LogIndex
+    is_active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A copy of what the core knows, for people and tests."""
+
+    node_id: NodeId
+    role: Role
+    leader: NodeId
+    term: Term
+    voted_for: NodeId
+    commit_index: LogIndex
+    applied_index: LogIndex
+    first_index: LogIndex
+    last_index: LogIndex
+    stable_index: LogIndex
+    peers: Sequence[PeerStatus]
+    """Empty unless this node leads."""
+
+
+class Machine:
+    """State, roles, terms, time and elections of one member. `Raft` adds the messages."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        log: LogReader,
+        hard_state: HardState,
+        membership: Membership,
+        applied_index: LogIndex,
+        random: random_module.Random,
+    ) -> None:
+        """Start from what is durable: `log` and `hard_state`.
+
+        `applied_index` is what the state machine contains; entries after it are handed out again.
+        Raises InvariantViolation if it is not inside the log, or the log is newer than the term.
+        """
+        self._config = config
+        self._random = random
+        self._membership = membership
+        self._peers = sorted(membership.members - {config.node_id})
+        self.log = RaftLog(log, hard_state.commit_index, applied_index)
+        if self.log.last_position.term > hard_state.term:
+            raise InvariantViolation(
+                f"the log ends in term {self.log.last_position.term}, the term is {hard_state.term}"
+            )
+
+        # Persistent state (paper Figure 2)
+        self.term: Term = hard_state.term
+        self.voted_for: NodeId = hard_state.voted_for
+        # Role
+        self.role = Role.FOLLOWER
+        self.leader: NodeId = NO_NODE
+        self._leadership: Leadership | None = None
+        self._votes: dict[NodeId, bool] = {}
+        # Time
+        self._election_elapsed_ticks = 0
+        self._heartbeat_elapsed_ticks = 0
+        self._election_deadline_ticks = 0
+        self._draw_election_deadline()
+        # Reads, forwarded proposals
+        self._reads = ReadRequests()
+        self._ticket = 0
+        # What the next Ready takes
+        self._messages: list[Message] = []
+        self._replies: list[Message] = []
+        self._read_states: list[ReadState] = []
+        self._dropped: list[DroppedProposal] = []
+        # What the last Ready took
+        self._last_soft_state = SoftState(Role.FOLLOWER, NO_NODE, hard_state.term)
+        self._last_hard_state = HardState(self.term, self.voted_for, self.log.commit_index)
+        self._apply_inflight: deque[tuple[LogIndex, int]] = deque()
+        self._apply_inflight_bytes = 0
+
+    # What the shell asks
+
+    @property
+    def node_id(self) -> NodeId:
+        return self._config.node_id
+
+    @property
+    def commit_index(self) -> LogIndex:
+        return self.log.commit_index
+
+    @property
+    def applied_index(self) -> LogIndex:
+        return self.log.applied_index
+
+    @property
+    def last_index(self) -> LogIndex:
+        return self.log.last_index
+
+    @property
+    def membership(self) -> Membership:
+        return self._membership
+
+    @property
+    def run_id(self) -> int:
+        return self._config.run_id
+
+    def status(self) -> Status:
+        peers = []
+        if self._leadership is not None:
+            peers = [
+                PeerStatus(member, p.flow.value, p.match_index, p.next_index, p.is_active)
+                for member, p in self._leadership.progress.items()
+            ]
+        return Status(
+            node_id=self.node_id,
+            role=self.role,
+            leader=self.leader,
+            term=self.term,
+            voted_for=self.voted_for,
+            commit_index=self.log.commit_index,
+            applied_index=self.log.applied_index,
+            first_index=self.log.first_index,
+            last_index=self.log.last_index,
+            stable_index=self.log.stable_index,
+            peers=peers,
+        )
+
+    def _send(self, message: Message) -> None:
+        self._messages.append(message)
+
+    def _leading(self) -> Leadership:
+        if self._leadership is None:
+            raise InvariantViolation(f"{self.role.value} without leadership")
+        return self._leadership
+
+    # Transitions
+
+    def _become(self, role: Role, *, keeps_timer: bool = False) -> None:
+        if role not in _LEGAL_ARROWS[self.role]:
+            raise InvariantViolation(f"no transition {self.role.value} -> {role.value}")
+        self.role = role
+        self.leader = NO_NODE
+        self._leadership = None
+        self._votes = {}
+        self._heartbeat_elapsed_ticks = 0
+        if not keeps_timer:
+            self._election_elapsed_ticks = 0
+            self._draw_election_deadline()
+        # Whoever leads next gets the reads that the former leader has not confirmed.
+        self._reads.ask_again()
+
+    def _enter_term(self, term: Term) -> None:
+        if term < self.term:
+            raise InvariantViolation(f"term would fall from {self.term} to {term}")
+        if term > self.term:
+            self.term = term
+            # Only here: a step down within a term keeps the vote (trap 12, Hazelcast PR 16643).
+            self.voted_for = NO_NODE
+
+    def become_follower(self, term: Term, leader: NodeId) -> None:
+        """Follow `leader` in `term`, or nobody yet if it is NO_NODE."""
+        # A higher term alone puts nobody's election off: its bearer may be one who can never win
+        # (trap 26). A granted vote does, and a leader's message.
+        self._become(Role.FOLLOWER, keeps_timer=leader == NO_NODE and self.role is not Role.LEADER)
+        self._enter_term(term)
+        self.leader = leader
+
+    def become_pre_candidate(self) -> None:
+        """Ask whether an election could be won. Changes neither term nor vote (dissertation 9.6)."""
+        self._become(Role.PRE_CANDIDATE)
+        self._votes[self.node_id] = True
+
+    def become_candidate(self) -> None:
+        """Paper 5.2: new term, own vote. The vote counts when it is durable: see `append_done`."""
+        self._become(Role.CANDIDATE)
+        self._enter_term(self.term + 1)
+        self.voted_for = self.node_id
+
+    def become_leader(self) -> None:
+        """Paper 5.2, 8: lead, and append the empty entry by which older entries get committed."""
+        self._become(Role.LEADER)
+        self.leader = self.node_id
+        self._leadership = Leadership(self._config, self.log, self._membership, self.term, self._send)
+        self._append_own([(EntryKind.NOOP, b"")])
+        self._leadership.send_heartbeats()
+        if self._reads.issued > self._reads.confirmed:
+            self._ask_reads()
+
+    def _draw_election_deadline(self) -> None:
+        timeout = self._config.election_timeout_ticks
+        self._election_deadline_ticks = self._random.randrange(timeout, 2 * timeout)
+
+    # Time
+
+    def tick(self) -> None:
+        """Let one tick pass."""
+        self._election_elapsed_ticks += 1
+        self._heartbeat_elapsed_ticks += 1
+        if self.role is Role.LEADER:
+            self._tick_leader()
+            return
+        if self._heartbeat_elapsed_ticks >= self._config.heartbeat_ticks:
+            self._heartbeat_elapsed_ticks = 0
+            if self._reads.issued > self._reads.confirmed:
+                # The question or its answer may be lost. Asking twice does no harm.
+                self._reads.ask_again()
+                self._ask_reads()
+        if self._election_elapsed_ticks >= self._election_deadline_ticks:
+            self.campaign()
+
+    def _tick_leader(self) -> None:
+        leadership = self._leading()
+        if self._election_elapsed_ticks >= self._config.election_timeout_ticks:
+            self._election_elapsed_ticks = 0
+            if self._config.check_quorum and not leadership.check_quorum():
+                self.become_follower(self.term, NO_NODE)
+                return
+        if self._heartbeat_elapsed_ticks >= self._config.heartbeat_ticks:
+            self._heartbeat_elapsed_ticks = 0
+            leadership.send_heartbeats()
+
+    # Elections
+
+    def campaign(self) -> None:
+        """Begin an election, by a pre-vote if that is on. Nothing happens at a leader, or at a
+        member that is not a voter (trap 27)."""
+        if self.role is Role.LEADER:
+            return
+        if not self._membership.is_voter(self.node_id):
+            self._election_elapsed_ticks = 0
+            return
+        if self._config.pre_vote:
+            self.become_pre_candidate()
+            self._request_votes(PreVote, self.term + 1)
+            self._count_votes()
+        else:
+            self.become_candidate()
+            self._request_votes(RequestVote, self.term)
+
+    def _request_votes(self, kind: type[PreVote] | type[RequestVote], term: Term) -> None:
+        last = self.log.last_position
+        for peer in self._peers:
+            if self._membership.is_voter(peer):
+                self._messages.append(
+                    kind(sender=self.node_id, to=peer, term=term, last_index=last.index, last_term=last.term)
+                )
+
+    def _count_votes(self) -> None:
+        result = vote_result(self._membership, self._votes)
+        if result is VoteResult.LOST:
+            self.become_follower(self.term, NO_NODE)
+        elif result is VoteResult.WON:
+            if self.role is Role.PRE_CANDIDATE:
+                self.become_candidate()
+                self._request_votes(RequestVote, self.term)
+            else:
+                self.become_leader()
+
+    def _hears_leader(self) -> bool:
+        """Stickiness: whether a leader was heard within the shortest election timeout
+        (dissertation 4.2.3, 6.4.1). A leader hears itself, until check-quorum deposes it."""
+        return (
+            self._config.check_quorum
+            and self.leader != NO_NODE
+            and self._election_elapsed_ticks < self._config.election_timeout_ticks
+        )
+
+    def _step_vote_request(self, message: RequestVote | PreVote) -> None:
+        """Paper Figure 2, RequestVote; 5.4.1. RequestVote is of this term; PreVote may be higher."""
+        theirs = LogPosition(message.last_term, message.last_index)
+        up_to_date = theirs >= self.log.last_position
+        if isinstance(message, PreVote):
+            granted = up_to_date and message.term > self.term
+            # A refusal carries our own term, so that one who is behind learns of it (trap 23).
+            self._messages.append(
+                PreVoteReply(
+                    sender=self.node_id,
+                    to=message.sender,
+                    term=message.term if granted else self.term,
+                    granted=granted,
+                )
+            )
+            return
+        free = self.voted_for == message.sender or (self.voted_for == NO_NODE and self.leader == NO_NODE)
+        granted = free and up_to_date
+        if granted:
+            self.voted_for = message.sender
+            # Only a granted vote puts off our own election: a refused one may be a candidate who
+            # can never win (trap 26).
+            self._election_elapsed_ticks = 0
+        self._replies.append(
+            RequestVoteReply(sender=self.node_id, to=message.sender, term=self.term, granted=granted)
+        )
+
+    # What a new leader does at once
+
+    def _append_own(self, commands: Sequence[tuple[int, bytes]]) -> LogIndex:
+        first = self.log.last_index + 1
+        term = self.term
+        entries = [Entry(index, term, int(kind), data) for index, (kind, data) in enumerate(commands, first)]
+        self.log.append(entries)
+        self._leading().appended(entries[-1].index, sum(map(entry_bytes, entries)))
+        return first
+
+    def _ask_reads(self) -> None:
+        """Ask the leader, if one is known, for all reads that it was not asked for."""
+        reads = self._reads
+        if self.leader == NO_NODE or reads.asked == reads.issued:
+            return
+        reads.asked = reads.issued
+        if self._leadership is not None:
+            self._leadership.wait_read(self.node_id, Waiter(reads.issued, self.run_id))
+        else:
+            # One question stands for all reads of this turn: the newest replaces the older.
+            last = self._messages[-1] if self._messages else None
+            if isinstance(last, ReadIndex) and last.to == self.leader:
+                self._messages.pop()
+            self._messages.append(
+                ReadIndex(
+                    sender=self.node_id,
+                    to=self.leader,
+                    term=self.term,
+                    position=reads.issued,
+                    run_id=self.run_id,
+                )
+            )

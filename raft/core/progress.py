@@ -1,0 +1,117 @@
+"""What the leader believes about each member's log, and how fast it may send.
+
+    PROBE      position unknown: one append at a time, the next after an answer or a heartbeat
+               reply. Every follower begins here, and falls back here when an append is refused
+               or its stream breaks.
+    REPLICATE  position known: appends go out without waiting, as far as the window allows.
+    SNAPSHOT   the log it needs is gone: nothing is sent until the snapshot is there.
+
+        PROBE --accepted--> REPLICATE --refused, unreachable--> PROBE
+
+The design is etcd/raft's `tracker.Progress`; there, the transitions are strewn about, and its own
+comment regrets it. Here they are the three `become_*` below.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from raft.core.inflights import Inflights
+from raft.core.types import LogIndex
+
+
+class Flow(Enum):
+    PROBE = "probe"
+    REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
+
+
+class Progress:
+    """One member as seen by the leader (paper Figure 2, "volatile state on leaders").
+
+    Invariant: 0 <= match_index < next_index. Entries in (match_index, next_index) are in flight
+    and may be lost without notice.
+    """
+
+    __slots__ = ("flow", "inflights", "is_active", "match_index", "next_index", "paused", "sent_commit")
+
+    def __init__(self, next_index: LogIndex, inflights: Inflights) -> None:
+        self.match_index: LogIndex = 0
+        """Highest index known equal to ours. Never falls: answers come in any order (trap 3)."""
+        self.next_index: LogIndex = next_index
+        """Index of the next entry to send."""
+        self.sent_commit: LogIndex = 0
+        """Highest commit index sent, so that an append that says nothing new is not sent."""
+        self.flow = Flow.PROBE
+        self.inflights = inflights
+        self.paused = False
+        """Nothing is sent until an answer, or a heartbeat reply, shows that the peer is there.
+        In REPLICATE it is set when the window is full; if all of the window was lost, it is the
+        heartbeat reply that gets things going again (trap 33, etcd PR 14633)."""
+        self.is_active = False
+        """Heard from since the last check-quorum."""
+
+    def become_probe(self) -> None:
+        """Doubt the position: go back to the last known one."""
+        self.flow = Flow.PROBE
+        self.next_index = self.match_index + 1
+        self.sent_commit = min(self.sent_commit, self.match_index)
+        self.paused = False
+        self.inflights.reset()
+
+    def become_replicate(self) -> None:
+        self.flow = Flow.REPLICATE
+        self.next_index = self.match_index + 1
+        self.paused = False
+        self.inflights.reset()
+
+    @property
+    def is_paused(self) -> bool:
+        return self.paused or self.flow is Flow.SNAPSHOT
+
+    def can_send_commit(self, commit_index: LogIndex) -> bool:
+        """Whether an empty append would tell the peer of a commit that it can use."""
+        return self.sent_commit < commit_index and self.sent_commit < self.next_index - 1
+
+    def sent(self, last_index: LogIndex, size_bytes: int, commit_index: LogIndex) -> None:
+        """Note an append through `last_index` (next_index - 1 if it had no entries)."""
+        if last_index >= self.next_index:
+            if self.flow is Flow.REPLICATE:
+                self.inflights.add(last_index, size_bytes)
+                self.next_index = last_index + 1
+                self.paused = self.inflights.is_full
+            else:
+                self.paused = True
+        elif self.flow is Flow.PROBE or self.inflights.is_full:
+            self.paused = True
+        self.sent_commit = max(self.sent_commit, min(commit_index, last_index))
+
+    def accepted(self, match_index: LogIndex) -> bool:
+        """Note that the peer has everything through `match_index`. Return whether that is news."""
+        is_news = match_index > self.match_index
+        if is_news:
+            self.match_index = match_index
+            self.next_index = max(self.next_index, match_index + 1)
+            self.paused = False
+        if self.flow is Flow.PROBE and match_index >= self.match_index:
+            self.become_replicate()
+            is_news = True
+        elif self.flow is Flow.REPLICATE:
+            self.inflights.free_through(match_index)
+            self.paused = self.paused and self.inflights.is_full
+        return is_news
+
+    def refused(self, reject_index: LogIndex, probe_index: LogIndex) -> bool:
+        """Note that the append after `reject_index` did not fit, and that `probe_index` may be
+        the last equal position. Return False for a stale refusal, which changes nothing."""
+        if self.flow is Flow.REPLICATE:
+            if reject_index <= self.match_index:
+                return False
+            self.become_probe()
+            return True
+        if self.flow is Flow.SNAPSHOT or reject_index != self.next_index - 1:
+            return False
+        self.next_index = max(min(reject_index, probe_index + 1), self.match_index + 1)
+        self.sent_commit = min(self.sent_commit, self.next_index - 1)
+        self.paused = False
+        return True

@@ -1,0 +1,490 @@
+"""The Raft machine: pure and deterministic. `ready.py` is its contract with the shell.
+
+Theory of operation
+-------------------
+Four roles, and these arrows only, each a `become_*` below:
+
+    follower -> pre_candidate -> candidate -> leader
+        ^------------ any role, at a higher term or by a leader's message ------------'
+
+A role is what a message does (`_step_<role>`) and what time does (`tick`). Terms are dealt with once,
+in `step`: a handler may assume that the message is of this term.
+
+Time is ticks, randomness is the `random` object given: one seed is a whole run. Nothing here
+awaits, logs, or reads a clock; every effect is a value in `Ready`.
+
+What is durable before what (paper Figure 2, dissertation 10.2.1):
+  * votes and answers to appends wait in `_replies` until the log writer has synced all that they
+    promise; pre-vote answers and heartbeat answers promise nothing and leave at once. (A heartbeat
+    answer says that no higher term had been voted for *until now*, which no crash can undo.)
+  * a candidate counts its own vote, and a leader its own entries, only when `append_done` says so.
+  * a request for votes leaves before our own vote is durable. If we crash between, we come
+    back in an older term; whoever grants such a request helps nobody but us, for the answer
+    goes to a follower.
+
+At a crash everything but the log and HardState is lost, and nothing else is needed: `commit_index`
+is found again by the next leader's first entry, reads and proposals are asked again by their clients.
+
+NB: TimeoutNow, InstallSnapshot and membership entries have their types in `messages.py`, and are
+not stepped here yet: such messages are dropped like every other that fits no role.
+"""
+
+from __future__ import annotations
+
+import random as random_module
+from collections.abc import Callable, Sequence
+
+from raft.core.config import Config
+from raft.core.errors import DropReason, InvariantViolation, NotLeader, Overloaded, ProposalTooLarge
+from raft.core.machine import Machine
+from raft.core.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Heartbeat,
+    HeartbeatReply,
+    Message,
+    PreVote,
+    PreVoteReply,
+    Propose,
+    ProposeReply,
+    ReadIndex,
+    ReadIndexReply,
+    RequestVote,
+    RequestVoteReply,
+)
+from raft.core.reads import Waiter
+from raft.core.ready import (
+    DroppedProposal,
+    Proposed,
+    ReadState,
+    Ready,
+    Role,
+    SoftState,
+    StorageAppend,
+    StorageAppendDone,
+    StorageApply,
+)
+from raft.core.types import (
+    ENTRY_OVERHEAD_BYTES,
+    NO_NODE,
+    EntryKind,
+    HardState,
+    LogIndex,
+    LogReader,
+    Membership,
+    NodeId,
+    entry_bytes,
+)
+
+
+class Raft(Machine):
+    """One member of a Raft group. See this module's first page, and `ready.py` for how to drive it."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        log: LogReader,
+        hard_state: HardState,
+        membership: Membership,
+        applied_index: LogIndex,
+        random: random_module.Random,
+    ) -> None:
+        """Start from what is durable: `log` and `hard_state`.
+
+        `applied_index` is what the state machine contains; entries after it are handed out again.
+        Raises InvariantViolation if it is not inside the log, or the log is newer than the term.
+        """
+        super().__init__(
+            config,
+            log=log,
+            hard_state=hard_state,
+            membership=membership,
+            applied_index=applied_index,
+            random=random,
+        )
+        self._step_role: dict[Role, Callable[[Message], None]] = {
+            Role.FOLLOWER: self._step_follower,
+            Role.PRE_CANDIDATE: self._step_candidate,
+            Role.CANDIDATE: self._step_candidate,
+            Role.LEADER: self._step_leader,
+        }
+
+    # The door: terms are dealt with here and nowhere else
+
+    def step(self, message: Message) -> None:
+        """Take in a message. What fits neither term nor role is dropped."""
+        if message.to != self.node_id or message.sender not in self._membership.members:
+            return
+        if isinstance(message, ProposeReply):
+            # True in whatever term it comes: the batch is in no log.
+            if message.run_id == self.run_id:
+                self._dropped.append(DroppedProposal(message.ticket, message.reason))
+        elif message.term > self.term:
+            self._step_higher_term(message)
+        elif message.term < self.term:
+            self._step_lower_term(message)
+        elif isinstance(message, RequestVote | PreVote):
+            self._step_vote_request(message)
+        else:
+            self._step_role[self.role](message)
+
+    def _step_higher_term(self, message: Message) -> None:
+        if isinstance(message, RequestVote | PreVote):
+            forced = isinstance(message, RequestVote) and message.forced
+            if self._hears_leader() and not forced:
+                return
+            if isinstance(message, PreVote):
+                # A question about a term is no reason to enter it.
+                self._step_vote_request(message)
+                return
+        if isinstance(message, PreVoteReply) and message.granted:
+            # Carries the term that we asked about, one above our own.
+            if self.role is Role.PRE_CANDIDATE and message.term == self.term + 1:
+                self._step_candidate(message)
+            return
+        from_leader = isinstance(message, AppendEntries | Heartbeat)
+        self.become_follower(message.term, message.sender if from_leader else NO_NODE)
+        self.step(message)
+
+    def _step_lower_term(self, message: Message) -> None:
+        match message:
+            case AppendEntries() | Heartbeat():
+                # Its sender takes itself for the leader. Unanswered, it would never learn better, since
+                # we ignore its appends and it our pre-votes: a dead-lock (trap 23, etcd #8501).
+                self._messages.append(HeartbeatReply(sender=self.node_id, to=message.sender, term=self.term))
+            case PreVote():
+                self._messages.append(
+                    PreVoteReply(sender=self.node_id, to=message.sender, term=self.term, granted=False)
+                )
+            case RequestVote():
+                self._replies.append(
+                    RequestVoteReply(sender=self.node_id, to=message.sender, term=self.term, granted=False)
+                )
+            case Propose():
+                self._refuse_proposal(message, DropReason.NOT_LEADER)
+            case _:
+                pass
+
+    # Roles
+
+    def _step_follower(self, message: Message) -> None:
+        match message:
+            case AppendEntries() | Heartbeat():
+                if self.leader == NO_NODE:
+                    self.leader = message.sender
+                elif self.leader != message.sender:
+                    raise InvariantViolation(
+                        f"two leaders in term {self.term}: {self.leader:x} and {message.sender:x}"
+                    )
+                self._election_elapsed_ticks = 0
+                if isinstance(message, AppendEntries):
+                    self._step_append(message)
+                else:
+                    self._step_heartbeat(message)
+                self._ask_reads()
+            case ReadIndexReply():
+                if message.run_id == self.run_id and self._reads.confirm(message.position):
+                    self._read_states.append(ReadState(message.position, message.index))
+            case Propose():
+                self._refuse_proposal(message, DropReason.NOT_LEADER)
+            case _:
+                pass
+
+    def _step_candidate(self, message: Message) -> None:
+        match message:
+            case AppendEntries() | Heartbeat():
+                # Somebody else has won this term (paper 5.2), or led it before we asked.
+                self.become_follower(self.term, message.sender)
+                self._step_follower(message)
+            case RequestVoteReply():
+                if self.role is Role.CANDIDATE:
+                    self._votes.setdefault(message.sender, message.granted)
+                    self._count_votes()
+            case PreVoteReply():
+                if self.role is Role.PRE_CANDIDATE:
+                    self._votes.setdefault(message.sender, message.granted)
+                    self._count_votes()
+            case Propose():
+                self._refuse_proposal(message, DropReason.NOT_LEADER)
+            case _:
+                pass
+
+    def _step_leader(self, message: Message) -> None:
+        leadership = self._leading()
+        match message:
+            case AppendEntriesReply():
+                leadership.append_replied(message)
+                self._maybe_commit()
+            case HeartbeatReply():
+                leadership.heartbeat_replied(message)
+                self._finish_reads()
+            case ReadIndex():
+                leadership.wait_read(message.sender, Waiter(message.position, message.run_id))
+            case Propose():
+                self._step_propose(message)
+            case AppendEntries() | Heartbeat():
+                raise InvariantViolation(
+                    f"two leaders in term {self.term}: {self.node_id:x} and {message.sender:x}"
+                )
+            case _:
+                pass
+
+    # Followers: the log
+
+    def _step_append(self, message: AppendEntries) -> None:
+        """Paper Figure 2, AppendEntries 2 to 5."""
+        log = self.log
+        entries = message.entries
+        if entries and (
+            entries[0].index != message.prev_index + 1
+            or entries[-1].index != message.prev_index + len(entries)
+            or entries[-1].term > message.term
+        ):
+            return  # Malformed: no member of ours sends such a thing.
+        if message.prev_index < log.commit_index:
+            # Old news: what is committed is equal everywhere, so no need to look.
+            self._reply_append(match_index=log.commit_index)
+            return
+        if not log.matches(message.prev_index, message.prev_term):
+            hint = log.find_conflict_by_term(min(message.prev_index, log.last_index), message.prev_term)
+            self._replies.append(
+                AppendEntriesReply(
+                    sender=self.node_id,
+                    to=message.sender,
+                    term=self.term,
+                    rejected=True,
+                    reject_index=message.prev_index,
+                    hint_index=hint.index,
+                    hint_term=hint.term,
+                )
+            )
+            return
+        conflict = log.first_conflict(entries)
+        if conflict:
+            log.append(entries[conflict - message.prev_index - 1 :])
+        match_index = message.prev_index + len(entries)
+        log.commit_to(min(message.commit_index, match_index))
+        self._reply_append(match_index=match_index)
+
+    def _reply_append(self, match_index: LogIndex) -> None:
+        self._replies.append(
+            AppendEntriesReply(
+                sender=self.node_id,
+                to=self.leader,
+                term=self.term,
+                rejected=False,
+                match_index=match_index,
+            )
+        )
+
+    def _step_heartbeat(self, message: Heartbeat) -> None:
+        # The leader caps it by what we have acknowledged; we cap it again, since a wrong number
+        # from outside must not end this process (trap 6, etcd #16220).
+        self.log.commit_to(min(message.commit_index, self.log.last_index))
+        self._messages.append(
+            HeartbeatReply(
+                sender=self.node_id,
+                to=message.sender,
+                term=self.term,
+                read_position=message.read_position,
+            )
+        )
+
+    # Proposals
+
+    def propose(self, payloads: Sequence[bytes]) -> Proposed:
+        """Append commands if this node leads, else forward them to the leader, all or none.
+
+        Raises NotLeader if no leader is known, Overloaded if too much is uncommitted, ProposalTooLarge
+        if one payload exceeds `command_bytes_max`. After any of these nothing was appended anywhere.
+        """
+        if not payloads:
+            raise ValueError("no payloads")
+        size_max = max(map(len, payloads))
+        if size_max > self._config.command_bytes_max:
+            raise ProposalTooLarge(
+                f"a command of {size_max} bytes; the limit is {self._config.command_bytes_max}"
+            )
+        if self.role is Role.LEADER:
+            if self._is_overloaded(payloads):
+                raise Overloaded(
+                    f"more than {self._config.uncommitted_bytes_max} bytes are waiting to be committed"
+                )
+            first = self._append_own([(EntryKind.COMMAND, payload) for payload in payloads])
+            return Proposed(self.term, first, 0)
+        if self.leader == NO_NODE:
+            raise NotLeader
+        self._ticket += 1
+        self._messages.append(
+            Propose(
+                sender=self.node_id,
+                to=self.leader,
+                term=self.term,
+                ticket=self._ticket,
+                run_id=self.run_id,
+                payloads=payloads,
+            )
+        )
+        return Proposed(self.term, 0, self._ticket)
+
+    def _is_overloaded(self, payloads: Sequence[bytes]) -> bool:
+        waiting = self._leading().uncommitted_bytes
+        size = sum(map(len, payloads)) + len(payloads) * ENTRY_OVERHEAD_BYTES
+        # A batch larger than the whole limit may go when nothing waits: else it never could.
+        return waiting > 0 and waiting + size > self._config.uncommitted_bytes_max
+
+    def _step_propose(self, message: Propose) -> None:
+        if not message.payloads:
+            return
+        if max(map(len, message.payloads)) > self._config.command_bytes_max:
+            self._refuse_proposal(message, DropReason.TOO_LARGE)
+        elif self._is_overloaded(message.payloads):
+            self._refuse_proposal(message, DropReason.OVERLOADED)
+        else:
+            self._append_own([(EntryKind.COMMAND, payload) for payload in message.payloads])
+
+    def _refuse_proposal(self, message: Propose, reason: DropReason) -> None:
+        self._messages.append(
+            ProposeReply(
+                sender=self.node_id,
+                to=message.sender,
+                term=self.term,
+                ticket=message.ticket,
+                run_id=message.run_id,
+                reason=reason,
+            )
+        )
+
+    def _maybe_commit(self) -> None:
+        leadership = self._leading()
+        if self.log.commit_to(leadership.quorum_commit_index()):
+            leadership.committed()
+
+    # Reads
+
+    def read_index(self) -> int:
+        """Begin a linearizable read; return its position. It may be served when a ReadState
+        of at least this position has come and its index is applied (dissertation 6.4)."""
+        position = self._reads.issue()
+        self._ask_reads()
+        return position
+
+    def _finish_reads(self) -> None:
+        confirmed = self._leading().confirmed_reads()
+        if confirmed is None:
+            return
+        for member, waiter in confirmed.waiters.items():
+            if member == self.node_id:
+                if self._reads.confirm(waiter.position):
+                    self._read_states.append(ReadState(waiter.position, confirmed.index))
+            else:
+                self._messages.append(
+                    ReadIndexReply(
+                        sender=self.node_id,
+                        to=member,
+                        term=self.term,
+                        position=waiter.position,
+                        run_id=waiter.run_id,
+                        index=confirmed.index,
+                    )
+                )
+
+    # The shell reports
+
+    def append_done(self, done: StorageAppendDone) -> None:
+        """An append is durable and published to the LogReader."""
+        if done.term < self.term:
+            # Asked for in an older term: what it wrote may be replaced in the log writer's
+            # queue by something equal and replaced again. The next append of this term
+            # reports the position anew (trap 9).
+            return
+        is_news = done.last_index > 0 and self.log.stable_to(done.last_index, done.last_term)
+        if is_news and self._leadership is not None:
+            self._leadership.own_stable()
+            self._maybe_commit()
+        if self.role is Role.CANDIDATE and self.node_id not in self._votes:
+            # Every append asked for in this term carries, or follows, the vote for ourselves.
+            self._votes[self.node_id] = True
+            self._count_votes()
+
+    def apply_done(self, index: LogIndex) -> None:
+        """The state machine is current through `index`."""
+        self.log.applied_to(index)
+        while self._apply_inflight and self._apply_inflight[0][0] <= index:
+            self._apply_inflight_bytes -= self._apply_inflight.popleft()[1]
+
+    def report_unreachable(self, node_id: NodeId) -> None:
+        """Messages to `node_id` were lost by the transport."""
+        if self._leadership is not None:
+            self._leadership.unreachable(node_id)
+
+    # Ready
+
+    def has_ready(self) -> bool:
+        """Whether `ready` would ask for anything."""
+        return bool(
+            self._messages
+            or self._replies
+            or self.log.has_unstable
+            or self._read_states
+            or self._dropped
+            or (self._leadership is not None and self._leadership.wants_pump)
+            or self._last_soft_state != (self.role, self.leader, self.term)
+            or self._last_hard_state[:2] != (self.term, self.voted_for)
+            or self._may_apply()
+        )
+
+    def _may_apply(self) -> bool:
+        return (
+            self.log.applying_index < self.log.applicable_index
+            and self._apply_inflight_bytes < self._config.apply_inflight_bytes_max
+        )
+
+    def ready(self) -> Ready:
+        """Return everything that is to be done now, and count it as handed over."""
+        if self._leadership is not None:
+            self._leadership.pump()
+            # A group of one confirms its reads in the same turn.
+            self._finish_reads()
+        ready = Ready(
+            messages=self._messages,
+            append=self._take_append(),
+            apply=self._take_apply(),
+            reads=self._read_states,
+            dropped=self._dropped,
+        )
+        soft_state = SoftState(self.role, self.leader, self.term)
+        if soft_state != self._last_soft_state:
+            self._last_soft_state = ready.soft_state = soft_state
+        self._messages, self._read_states, self._dropped = [], [], []
+        return ready
+
+    def _take_append(self) -> StorageAppend | None:
+        entries = self.log.take_unstable()
+        hard_state = HardState(self.term, self.voted_for, self.log.commit_index)
+        vote_changed = hard_state[:2] != self._last_hard_state[:2]
+        if not (entries or vote_changed or self._replies):
+            # A commit index alone is not worth a write: it rides along with the next.
+            return None
+        replies, self._replies = self._replies, []
+        writes = bool(entries) or vote_changed
+        if writes:
+            self._last_hard_state = hard_state
+        last = self.log.last_unstable
+        return StorageAppend(
+            entries=entries,
+            hard_state=hard_state if writes else None,
+            must_sync=writes,
+            replies=replies,
+            done=StorageAppendDone(self.term, last.index if last else 0, last.term if last else 0),
+        )
+
+    def _take_apply(self) -> StorageApply | None:
+        if not self._may_apply():
+            return None
+        entries = self.log.take_committed(self._config.apply_bytes_max)
+        size = sum(map(entry_bytes, entries))
+        self._apply_inflight.append((entries[-1].index, size))
+        self._apply_inflight_bytes += size
+        return StorageApply(entries)
