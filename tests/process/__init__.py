@@ -1,0 +1,1 @@
+"""Real processes under real faults: the harness, recorded histories, their checkers and the tests."""

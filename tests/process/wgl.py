@@ -1,0 +1,222 @@
+"""A second opinion that knows no revisions: the search of Wing, Gong and Lowe, key by key.
+
+The revision checker believes the store's own numbering. This one believes only values and times: it
+looks for *some* order of the calls, each between its call and its return, that a plain register
+could have answered. A history is linearizable if and only if its projection to each object is
+(Herlihy and Wing 1990, theorem 1), and keys are objects as long as no call touches two of them
+at once. A range read is projected to one read of each key, which is necessary but not sufficient;
+whether the keys fit together is what the revision checker sees.
+
+Method: Lowe, "Testing for linearizability" (2017): walk a linked list of calls and returns, linearize
+the first call that the register allows, undo when a return comes first; remember pairs (set of
+calls done, value). Exponential at worst, so it has a limit in steps, and short histories with few
+clients are what it is for.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .history import (
+    Compare,
+    Delete,
+    DeleteResult,
+    Kv,
+    Operation,
+    Put,
+    PutResult,
+    Range,
+    RangeResult,
+    Result,
+    Txn,
+    TxnResult,
+    apply,
+    selected,
+)
+from .revision_checker import Undecided, Violation, check_processes
+
+STEPS_MAX = 3_000_000
+"""About two seconds of one core for each key."""
+
+Value = bytes | None
+Step = Callable[[Value], tuple[bool, Value]]
+"""Given the register, returns whether the reply is the right one, and the register afterwards."""
+
+
+@dataclass(slots=True)
+class _Call:
+    operation: Operation
+    step: Step
+    call_ns: int
+    return_ns: int | None
+
+
+class _Node:
+    """An entry of the walk: the call or the return of one operation."""
+
+    __slots__ = ("bit", "call", "match", "next", "prev")
+
+    def __init__(self, call: _Call | None, bit: int, match: _Node | None) -> None:
+        self.call = call
+        self.bit = bit
+        self.match = match
+        """Of a call: its return, None if unknown."""
+        self.prev: _Node | None = None
+        self.next: _Node | None = None
+
+
+def check_linearizable(
+    operations: Sequence[Operation], *, steps_max: int = STEPS_MAX
+) -> list[Violation]:
+    """Return one violation for each key whose calls no register could have answered.
+
+    The history starts from an empty store. Raises ValueError for a call that cannot be projected
+    to single keys, Undecided at `steps_max`.
+    """
+    check_processes(operations)
+    violations = []
+    for key, calls in sorted(_by_key(operations).items()):
+        if not _linearizable(calls, steps_max):
+            shown = tuple(call.operation for call in sorted(calls, key=lambda call: call.call_ns)[:40])
+            text = f"no order of the {len(calls)} calls on {key!r} explains the replies"
+            violations.append(Violation("not-linearizable", text, shown))
+    return violations
+
+
+def _by_key(operations: Sequence[Operation]) -> dict[bytes, list[_Call]]:
+    keys = set()
+    for operation in operations:
+        for request in _parts(operation.request):
+            if isinstance(request, Range | Delete) and request.range_end:
+                continue
+            keys.add(request.key)
+    calls: dict[bytes, list[_Call]] = defaultdict(list)
+    for operation in operations:
+        request, result = operation.request, operation.result
+        if operation.outcome == "fail" or (isinstance(request, Range) and request.serializable):
+            continue
+        if operation.outcome == "info" and isinstance(request, Range):
+            continue
+        return_ns = operation.return_ns if operation.outcome == "ok" else None
+        if isinstance(request, Range) and request.range_end:
+            assert isinstance(result, RangeResult)
+            found = {kv.key: kv for kv in result.kvs}
+            placeholder = {key: Kv(key, b"", 0, 0, 0) for key in keys | set(found)}
+            for kv in selected(placeholder, request.key, request.range_end):
+                own = RangeResult((found[kv.key],) if kv.key in found else ())
+                step = _step(Range(kv.key), own, kv.key)
+                calls[kv.key].append(_Call(operation, step, operation.call_ns, return_ns))
+            continue
+        touched = {part.key for part in _parts(request)}
+        if len(touched) != 1 or any(getattr(part, "range_end", b"") for part in _parts(request)):
+            raise ValueError(f"touches more than one key: {operation}")
+        (key,) = touched
+        step = _step(request, result if operation.outcome == "ok" else None, key)
+        calls[key].append(_Call(operation, step, operation.call_ns, return_ns))
+    return calls
+
+
+def _parts(request: Put | Delete | Range | Txn) -> list[Put | Delete | Range | Compare]:
+    if isinstance(request, Txn):
+        return [*request.compares, *request.success, *request.failure]
+    return [request]
+
+
+def _step(request: Put | Delete | Range | Txn, result: Result | None, key: bytes) -> Step:
+    if isinstance(request, Txn):
+        for compare in request.compares:
+            if compare.target != "value" and compare.expected != 0:
+                raise ValueError(f"compares a number, which a register does not have: {compare}")
+    observed = None if result is None else _values_only(result)
+
+    def step(value: Value) -> tuple[bool, Value]:
+        state = {} if value is None else {key: Kv(key, value, 1, 1, 1)}
+        expected, effects = apply(state, request, 2)
+        after = effects[key] if key in effects else state.get(key)
+        right = observed is None or observed == _values_only(expected)
+        return right, after.value if after else None
+
+    return step
+
+
+def _values_only(result: Result) -> object:
+    if isinstance(result, PutResult):
+        return ("put", result.prev.value if result.prev else None)
+    if isinstance(result, DeleteResult):
+        return ("delete", result.deleted, tuple(kv.value for kv in result.prev))
+    if isinstance(result, RangeResult):
+        return ("range", tuple(kv.value for kv in result.kvs))
+    assert isinstance(result, TxnResult)
+    return (result.succeeded, tuple(_values_only(part) for part in result.results))
+
+
+def _walk_list(calls: Sequence[_Call]) -> _Node:
+    # A call at the same instant as a return goes first: the two overlap then, which allows more.
+    events: list[tuple[int, int, _Node]] = []
+    for i, call in enumerate(calls):
+        returned = _Node(None, 1 << i, None) if call.return_ns is not None else None
+        events.append((call.call_ns, 0, _Node(call, 1 << i, returned)))
+        if returned is not None and call.return_ns is not None:
+            events.append((call.return_ns, 1, returned))
+    events.sort(key=lambda event: event[:2])
+    head = last = _Node(None, 0, None)
+    for _, _, node in events:
+        last.next, node.prev = node, last
+        last = node
+    return head
+
+
+def _linearizable(calls: Sequence[_Call], steps_max: int) -> bool:
+    head = _walk_list(calls)
+    left = sum(call.return_ns is not None for call in calls)
+    value: Value = None
+    done = 0
+    seen: set[tuple[int, Value]] = set()
+    undo: list[tuple[_Node, Value]] = []
+    node = head.next
+    steps = 0
+    while left:
+        steps += 1
+        if steps > steps_max:
+            raise Undecided(f"{steps_max} steps on {len(calls)} calls")
+        if node is not None and node.call is not None:
+            right, after = node.call.step(value)
+            if right and (done | node.bit, after) not in seen:
+                seen.add((done | node.bit, after))
+                undo.append((node, value))
+                done, value = done | node.bit, after
+                left -= node.match is not None
+                _take_out(node)
+                node = head.next
+            else:
+                node = node.next
+            continue
+        # A return, or the end: everything before it was tried.
+        if not undo:
+            return False
+        node, value = undo.pop()
+        done &= ~node.bit
+        left += node.match is not None
+        _put_back(node)
+        node = node.next
+    return True
+
+
+def _take_out(node: _Node) -> None:
+    for one in (node, node.match):
+        if one is not None:
+            assert one.prev is not None
+            one.prev.next = one.next
+            if one.next is not None:
+                one.next.prev = one.prev
+
+
+def _put_back(node: _Node) -> None:
+    for one in (node.match, node):
+        if one is not None:
+            assert one.prev is not None
+            one.prev.next = one
+            if one.next is not None:
+                one.next.prev = one
