@@ -1,1 +1,43 @@
+"""What a node keeps on disk: its log and hard state, and who it is."""
 
+from raft.storage.disk import Disk, File
+from raft.storage.errors import (
+    CorruptIdentity,
+    CorruptLog,
+    DataDirectoryLocked,
+    FormatTooNew,
+    IncarnationMismatch,
+    LostDurableData,
+    MissingSegment,
+    TooManyPeers,
+    WrongIdentity,
+    WrongSegment,
+)
+from raft.storage.log_store import LogOptions, LogStore
+from raft.storage.memory_disk import MemoryDisk, MemoryFile
+from raft.storage.os_disk import OsDisk, OsFile
+from raft.storage.record import Identity
+from raft.storage.recovery import RecoveryReport
+
+__all__ = [
+    "CorruptIdentity",
+    "CorruptLog",
+    "DataDirectoryLocked",
+    "Disk",
+    "File",
+    "FormatTooNew",
+    "Identity",
+    "IncarnationMismatch",
+    "LogOptions",
+    "LogStore",
+    "LostDurableData",
+    "MemoryDisk",
+    "MemoryFile",
+    "MissingSegment",
+    "OsDisk",
+    "OsFile",
+    "RecoveryReport",
+    "TooManyPeers",
+    "WrongIdentity",
+    "WrongSegment",
+]

@@ -1,0 +1,320 @@
+"""Reading the log back at start: what of it is ours, what is torn, and what must stop us.
+
+Every record names its batch, and batch n+1 is written only after batch n was synced. So:
+
+    what stands where the next record should be       what it means            what is done
+    ------------------------------------------------  -----------------------  ---------------------------
+    zeros, or the end of the file                     the log ends here        nothing
+    bad bytes; behind them at most records of the     the last write was torn  copy the rest to .torn-<n>,
+      batch that was being written                      by a power cut           zero it, sync
+    bad bytes; behind them a good record of a later   synced bytes changed     CorruptLog; nothing touched
+      batch of the same generation
+    all well, but the end lies below the high-water   the end was lost         LostDurableData; nothing
+      mark                                                                       touched
+
+A power cut may persist the second page of the last batch and not the first: good records of the *same*
+batch behind bad bytes are torn, and must not stop a cluster. A batch counts wholly or not at all, also
+when only its last record is bad, since no one was told anything about it.
+
+Reading and judging (`scan_log`) modify nothing; `repair_log` does what was found necessary. Its last step
+rewrites the last batch and syncs it. What is read after a restart may live only in the page cache: after a
+failed sync the kernel calls such pages clean, and would never write them (Rebello et al., ATC 2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from raft.core.entry_codec import BlockScan, scan_entries
+from raft.core.types import HardState
+from raft.storage.disk import Disk, File
+from raft.storage.errors import CorruptLog, FormatTooNew, LostDurableData, MissingSegment, WrongSegment
+from raft.storage.high_water import Mark
+from raft.storage.log_index import PositionIndex, TermRuns, pack_position
+from raft.storage.record import (
+    FORMAT_VERSION,
+    Identity,
+    Record,
+    RecordReader,
+    RecordType,
+    decode_hard_state,
+    decode_segment_header,
+    identity_seed,
+)
+from raft.storage.segment import list_segments, remove_leftovers, segment_path, torn_copy_path
+
+_COPY_BYTES = 1024 * 1024
+_HEADER_WINDOW_BYTES = 4096
+
+
+class Torn(NamedTuple):
+    """Bytes of a segment that belong to no whole batch."""
+
+    generation: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryReport:
+    """What was found at start."""
+
+    entries: int
+    log_bytes: int
+    """Bytes of whole batches, frames included."""
+    segments: int
+    """Files with at least one record; a spare one made ahead is not counted."""
+    batches: int
+    torn_bytes: int
+    torn_copies: tuple[str, ...]
+    """Where the torn bytes were kept."""
+
+
+@dataclass(slots=True)
+class LogScan:
+    """The log as far as it consists of whole batches that follow one another."""
+
+    generations: list[int]
+    files: dict[int, File]
+    positions: PositionIndex = field(default_factory=PositionIndex)
+    terms: TermRuns = field(default_factory=TermRuns)
+    hard_state: HardState = field(default_factory=HardState)
+    batch: int = 0
+    """The last whole batch."""
+    chain: int = 0
+    """The crc of its last record."""
+    end_generation: int = 1
+    end_offset: int = 0
+    """Where the next batch belongs."""
+    batch_start: int = 0
+    """Where the last batch starts, in the same segment."""
+    log_bytes: int = 0
+    torn: list[Torn] = field(default_factory=list)
+
+
+def scan_log(disk: Disk, directory: str, identity: Identity) -> LogScan:
+    """Read and judge the log in `directory`; leaves its files open in the result.
+
+    Raises CorruptLog, MissingSegment, WrongSegment, FormatTooNew, and OSError.
+    """
+    generations = list_segments(disk, directory)
+    for expected, generation in enumerate(generations, 1):
+        if generation != expected:
+            raise MissingSegment(
+                segment_path(directory, expected), f"the log goes on in {segment_path(directory, generation)}"
+            )
+    scan = LogScan(generations, {})
+    try:
+        for generation in generations:
+            scan.files[generation] = disk.open(segment_path(directory, generation))
+        _Scanner(directory, identity, scan).run()
+    except BaseException:
+        close_files(scan)
+        raise
+    return scan
+
+
+def close_files(scan: LogScan) -> None:
+    for file in scan.files.values():
+        file.close()
+
+
+class _Scanner:
+    """Walks the segments in order. `_staged` is what the batch being read will change once it is whole."""
+
+    def __init__(self, directory: str, identity: Identity, scan: LogScan) -> None:
+        self._directory = directory
+        self._identity = identity
+        self._seed = identity_seed(identity)
+        self._scan = scan
+        self._chain = 0
+        self._staged: list[tuple[BlockScan, int] | HardState] = []
+        self._batch_open = False
+        self._batch_start = 0
+        self._stop = (1, 0)
+
+    def run(self) -> None:
+        scan = self._scan
+        for generation in scan.generations:
+            self._check_header(generation)
+        for generation in scan.generations:
+            if not self._walk(generation):
+                break
+        self._judge_rest()
+
+    def _path(self, generation: int) -> str:
+        return segment_path(self._directory, generation)
+
+    def _reader(self, generation: int, window_bytes: int = RecordReader.WINDOW_BYTES) -> RecordReader:
+        return RecordReader(self._scan.files[generation], self._seed, window_bytes)
+
+    def _check_header(self, generation: int) -> None:
+        """Refuse a segment whose header is whole, but not the one that belongs here."""
+        record = self._reader(generation, _HEADER_WINDOW_BYTES).record_at(0)
+        if record is None or record.type != RecordType.SEGMENT_HEADER:
+            return
+        path = self._path(generation)
+        try:
+            header = decode_segment_header(record.payload)
+        except ValueError as error:
+            raise CorruptLog(path, 0, str(error)) from None
+        if header.version > FORMAT_VERSION:
+            raise FormatTooNew(path, header.version, FORMAT_VERSION)
+        if header.identity != self._identity:
+            raise WrongSegment(
+                path, f"it was written by {_name(header.identity)}, this is {_name(self._identity)}"
+            )
+        if header.generation != generation:
+            raise WrongSegment(path, f"it holds the segment {self._path(header.generation)}")
+
+    def _walk(self, generation: int) -> bool:
+        """Read the segment as far as it continues the log. False if it does not even begin so."""
+        reader = self._reader(generation)
+        offset = 0
+        while True:
+            record = reader.record_at(offset)
+            is_header = record is not None and record.type == RecordType.SEGMENT_HEADER
+            if (
+                record is None
+                or record.generation != generation
+                or record.previous != self._chain
+                or record.batch != self._scan.batch + 1
+                or is_header != (offset == 0)
+                or (is_header and self._batch_open)
+            ):
+                break
+            self._take(record, generation, offset)
+            offset = record.end
+        if not offset:
+            return False
+        self._stop = (generation, offset)
+        return True
+
+    def _take(self, record: Record, generation: int, offset: int) -> None:
+        if not self._batch_open:
+            self._batch_open = True
+            self._batch_start = offset
+        self._chain = record.crc
+        try:
+            if record.type == RecordType.ENTRIES:
+                self._staged.append((scan_entries(record.payload), pack_position(generation, offset)))
+            elif record.type == RecordType.HARD_STATE:
+                self._staged.append(decode_hard_state(record.payload))
+            elif record.type != RecordType.SEGMENT_HEADER:
+                raise ValueError(f"record type {record.type} is not known to this version")
+            if record.is_batch_end:
+                self._end_batch(record, generation)
+        except ValueError as error:
+            raise CorruptLog(self._path(generation), offset, str(error)) from None
+
+    def _end_batch(self, record: Record, generation: int) -> None:
+        scan = self._scan
+        for effect in self._staged:
+            if isinstance(effect, HardState):
+                scan.hard_state = effect
+                continue
+            block, position = effect
+            scan.terms.put(block.first_index, block.entry_count, block.term_runs)
+            scan.positions.put(block.first_index, block.entry_count, position)
+        self._staged.clear()
+        self._batch_open = False
+        scan.batch = record.batch
+        scan.chain = record.crc
+        scan.end_generation, scan.end_offset = generation, record.end
+        scan.batch_start = self._batch_start
+        scan.log_bytes += record.end - self._batch_start
+
+    def _judge_rest(self) -> None:
+        """Decide what everything behind the last whole batch is: clean, torn or corrupt."""
+        scan = self._scan
+        writing = scan.batch + 1
+        stop_generation, stop_offset = self._stop
+        for generation in scan.generations:
+            if generation < scan.end_generation:
+                continue
+            reader = self._reader(generation)
+            start = scan.end_offset if generation == scan.end_generation else 0
+            search = stop_offset if generation == stop_generation else start
+            later = reader.find_later(search, generation, writing)
+            if later is not None:
+                bad_generation, bad_offset = stop_generation, stop_offset
+                before = self._reader(stop_generation)
+                if generation != stop_generation and before.last_written(stop_offset) == stop_offset:
+                    bad_generation, bad_offset = stop_generation + 1, 0
+                raise CorruptLog(
+                    self._path(bad_generation),
+                    bad_offset,
+                    f"batch {writing} should stand here, and a later one is whole in "
+                    f"{self._path(generation)} at byte {later}; a power cut cannot do that",
+                )
+            end = reader.last_written(start)
+            if end > start:
+                scan.torn.append(Torn(generation, start, end))
+
+
+def check_high_water(scan: LogScan, mark: Mark, directory: str, high_water_path: str) -> None:
+    """Raise LostDurableData if the log ends below what the high-water file knows was durable."""
+    state = scan.hard_state
+    paths = (segment_path(directory, scan.end_generation), high_water_path)
+    if scan.batch < mark.batch:
+        raise LostDurableData(paths, f"the log ends with batch {scan.batch}, batch {mark.batch} was durable")
+    if state.term < mark.term:
+        raise LostDurableData(paths, f"the log knows term {state.term}, term {mark.term} was durable")
+    if state.term == mark.term and mark.voted_for and state.voted_for != mark.voted_for:
+        raise LostDurableData(
+            paths,
+            f"in term {mark.term} the log has the vote {state.voted_for:x}, {mark.voted_for:x} was durable",
+        )
+
+
+def repair_log(disk: Disk, directory: str, scan: LogScan) -> RecoveryReport:
+    """Cut what is torn, keep a copy of it, and make durable what was read. Raises OSError."""
+    remove_leftovers(disk, directory)
+    copies = []
+    for torn in scan.torn:
+        path = torn_copy_path(disk, segment_path(directory, torn.generation))
+        _keep_copy(disk, path, scan.files[torn.generation], torn)
+        copies.append(path)
+    # The copies, and every segment's name: a process that died between rename and sync left it open.
+    disk.sync_directory(directory)
+    for torn in scan.torn:
+        file = scan.files[torn.generation]
+        for start in range(torn.start, torn.end, _COPY_BYTES):
+            file.write_at(bytes(min(_COPY_BYTES, torn.end - start)), start)
+        file.sync_data()
+    if scan.batch:
+        _rewrite(scan.files[scan.end_generation], scan.batch_start, scan.end_offset)
+    return RecoveryReport(
+        entries=scan.terms.last_index,
+        log_bytes=scan.log_bytes,
+        segments=scan.end_generation if scan.batch else 0,
+        batches=scan.batch,
+        torn_bytes=sum(torn.end - torn.start for torn in scan.torn),
+        torn_copies=tuple(copies),
+    )
+
+
+def _keep_copy(disk: Disk, path: str, source: File, torn: Torn) -> None:
+    copy = disk.open(path, create=True)
+    try:
+        copy.truncate(0)
+        for start in range(torn.start, torn.end, _COPY_BYTES):
+            copy.write_at(source.read_at(min(_COPY_BYTES, torn.end - start), start), start - torn.start)
+        copy.sync_data()
+    finally:
+        copy.close()
+
+
+def _rewrite(file: File, start: int, end: int) -> None:
+    """Write the same bytes again, so that the kernel has to bring them to the disk."""
+    for offset in range(start, end, _COPY_BYTES):
+        file.write_at(file.read_at(min(_COPY_BYTES, end - offset), offset), offset)
+    file.sync_data()
+
+
+def _name(identity: Identity) -> str:
+    return (
+        f"node {identity.node_id:x} of cluster {identity.cluster_id:x} "
+        f"(incarnation {identity.incarnation:016x})"
+    )
