@@ -1,5 +1,6 @@
 """What a node keeps on disk: its log and hard state, and who it is."""
 
+from raft.storage.directory import DataDirectory, InitialMember
 from raft.storage.disk import Disk, File
 from raft.storage.errors import (
     CorruptIdentity,
@@ -22,12 +23,14 @@ from raft.storage.recovery import RecoveryReport
 __all__ = [
     "CorruptIdentity",
     "CorruptLog",
+    "DataDirectory",
     "DataDirectoryLocked",
     "Disk",
     "File",
     "FormatTooNew",
     "Identity",
     "IncarnationMismatch",
+    "InitialMember",
     "LogOptions",
     "LogStore",
     "LostDurableData",
