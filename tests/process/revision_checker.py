@@ -26,6 +26,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from .history import (
     Effects,
@@ -91,6 +92,14 @@ def check_revisions(
     return [failure] if failure else []
 
 
+def missing_revisions(operations: Sequence[Operation], *, first_revision: int = 1) -> list[int]:
+    """Return the revisions that no acknowledged write made: made by a write of unknown outcome."""
+    known = [operation for operation in operations if operation.outcome == "ok"]
+    last = max((operation.revision for operation in known), default=first_revision)
+    made = {operation.revision for operation in known if _mutates(operation)}
+    return [revision for revision in range(first_revision + 1, last + 1) if revision not in made]
+
+
 def check_processes(operations: Sequence[Operation]) -> None:
     """Raise ValueError if the history breaks its own rule: one outstanding call a process."""
     by_process: dict[int, list[Operation]] = defaultdict(list)
@@ -98,7 +107,7 @@ def check_processes(operations: Sequence[Operation]) -> None:
         by_process[operation.process].append(operation)
     for process, own in by_process.items():
         own.sort(key=lambda operation: operation.call_ns)
-        for before, after in zip(own, own[1:], strict=False):
+        for before, after in pairwise(own):
             if before.return_ns is None or before.return_ns > after.call_ns:
                 raise ValueError(f"process {process} calls before its last call returned: {before} / {after}")
 

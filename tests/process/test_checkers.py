@@ -365,7 +365,7 @@ def test_the_search_agrees_with_brute_force(seed: int) -> None:
     for value in values:
         start = rng.randrange(0, 30)
         request: Request = rng.choice((Put(A, value), Range(A), Delete(A)))
-        if rng.random() < 0.2 and not isinstance(request, Range):
+        if rng.random() < 0.35 and not isinstance(request, Range):
             scribe.info(start, request)
             continue
         result: Result = PutResult()

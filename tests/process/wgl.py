@@ -29,6 +29,7 @@ from .history import (
     PutResult,
     Range,
     RangeResult,
+    Request,
     Result,
     Txn,
     TxnResult,
@@ -67,9 +68,7 @@ class _Node:
         self.next: _Node | None = None
 
 
-def check_linearizable(
-    operations: Sequence[Operation], *, steps_max: int = STEPS_MAX
-) -> list[Violation]:
+def check_linearizable(operations: Sequence[Operation], *, steps_max: int = STEPS_MAX) -> list[Violation]:
     """Return one violation for each key whose calls no register could have answered.
 
     The history starts from an empty store. Raises ValueError for a call that cannot be projected
@@ -88,10 +87,10 @@ def check_linearizable(
 def _by_key(operations: Sequence[Operation]) -> dict[bytes, list[_Call]]:
     keys = set()
     for operation in operations:
-        for request in _parts(operation.request):
-            if isinstance(request, Range | Delete) and request.range_end:
+        for part in _parts(operation.request):
+            if isinstance(part, Range | Delete) and part.range_end:
                 continue
-            keys.add(request.key)
+            keys.add(part.key)
     calls: dict[bytes, list[_Call]] = defaultdict(list)
     for operation in operations:
         request, result = operation.request, operation.result
@@ -109,22 +108,34 @@ def _by_key(operations: Sequence[Operation]) -> dict[bytes, list[_Call]]:
                 step = _step(Range(kv.key), own, kv.key)
                 calls[kv.key].append(_Call(operation, step, operation.call_ns, return_ns))
             continue
-        touched = {part.key for part in _parts(request)}
-        if len(touched) != 1 or any(getattr(part, "range_end", b"") for part in _parts(request)):
-            raise ValueError(f"touches more than one key: {operation}")
-        (key,) = touched
-        step = _step(request, result if operation.outcome == "ok" else None, key)
-        calls[key].append(_Call(operation, step, operation.call_ns, return_ns))
+        for key, part, own_result in _single_keys(operation):
+            calls[key].append(_Call(operation, _step(part, own_result, key), operation.call_ns, return_ns))
     return calls
 
 
-def _parts(request: Put | Delete | Range | Txn) -> list[Put | Delete | Range | Compare]:
+def _single_keys(operation: Operation) -> list[tuple[bytes, Request, Result | None]]:
+    """Project a call to the keys that it touches. A txn without compares does to each key what it would
+    have done to it alone; one with compares must keep to one key."""
+    request, result = operation.request, operation.result if operation.outcome == "ok" else None
+    parts = _parts(request)
+    touched = {part.key for part in parts}
+    if any(getattr(part, "range_end", b"") for part in parts):
+        raise ValueError(f"writes a range: {operation}")
+    if len(touched) == 1:
+        return [(parts[0].key, request, result)]
+    if not isinstance(request, Txn) or request.compares or len(touched) != len(parts):
+        raise ValueError(f"touches more than one key: {operation}")
+    results = result.results if isinstance(result, TxnResult) else (None,) * len(request.success)
+    return [(op.key, op, own) for op, own in zip(request.success, results, strict=True)]
+
+
+def _parts(request: Request) -> list[Put | Delete | Range | Compare]:
     if isinstance(request, Txn):
         return [*request.compares, *request.success, *request.failure]
     return [request]
 
 
-def _step(request: Put | Delete | Range | Txn, result: Result | None, key: bytes) -> Step:
+def _step(request: Request, result: Result | None, key: bytes) -> Step:
     if isinstance(request, Txn):
         for compare in request.compares:
             if compare.target != "value" and compare.expected != 0:
@@ -171,9 +182,10 @@ def _walk_list(calls: Sequence[_Call]) -> _Node:
 def _linearizable(calls: Sequence[_Call], steps_max: int) -> bool:
     head = _walk_list(calls)
     left = sum(call.return_ns is not None for call in calls)
+    unknown = sum(1 << i for i, call in enumerate(calls) if call.return_ns is None)
     value: Value = None
     done = 0
-    seen: set[tuple[int, Value]] = set()
+    seen: dict[tuple[int, Value], list[int]] = defaultdict(list)
     undo: list[tuple[_Node, Value]] = []
     node = head.next
     steps = 0
@@ -183,8 +195,8 @@ def _linearizable(calls: Sequence[_Call], steps_max: int) -> bool:
             raise Undecided(f"{steps_max} steps on {len(calls)} calls")
         if node is not None and node.call is not None:
             right, after = node.call.step(value)
-            if right and (done | node.bit, after) not in seen:
-                seen.add((done | node.bit, after))
+            useless = node.match is None and after == value
+            if right and not useless and _is_new(seen, done | node.bit, unknown, after):
                 undo.append((node, value))
                 done, value = done | node.bit, after
                 left -= node.match is not None
@@ -201,6 +213,20 @@ def _linearizable(calls: Sequence[_Call], steps_max: int) -> bool:
         left += node.match is not None
         _put_back(node)
         node = node.next
+    return True
+
+
+def _is_new(seen: dict[tuple[int, Value], list[int]], done: int, unknown: int, value: Value) -> bool:
+    """Note a state of the search; return False if it cannot lead further than one seen before.
+
+    Having used *fewer* unknown calls for the same answered ones and the same value leaves every option
+    open that using more does, since no unknown call must ever be used.
+    """
+    used = done & unknown
+    tried = seen[(done & ~unknown, value)]
+    if any(before & used == before for before in tried):
+        return False
+    tried.append(used)
     return True
 
 
