@@ -1,0 +1,243 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REFUSAL_NONE: _ClassVar[Refusal]
+    REFUSAL_MALFORMED: _ClassVar[Refusal]
+    REFUSAL_PROTOCOL_VERSION: _ClassVar[Refusal]
+    REFUSAL_CLUSTER_ID: _ClassVar[Refusal]
+    REFUSAL_WRONG_RECEIVER: _ClassVar[Refusal]
+    REFUSAL_UNKNOWN_SENDER: _ClassVar[Refusal]
+    REFUSAL_INCARNATION: _ClassVar[Refusal]
+    REFUSAL_SUPERSEDED: _ClassVar[Refusal]
+REFUSAL_NONE: Refusal
+REFUSAL_MALFORMED: Refusal
+REFUSAL_PROTOCOL_VERSION: Refusal
+REFUSAL_CLUSTER_ID: Refusal
+REFUSAL_WRONG_RECEIVER: Refusal
+REFUSAL_UNKNOWN_SENDER: Refusal
+REFUSAL_INCARNATION: Refusal
+REFUSAL_SUPERSEDED: Refusal
+
+class PeerFrame(_message.Message):
+    __slots__ = ("handshake", "messages")
+    HANDSHAKE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    handshake: Handshake
+    messages: _containers.RepeatedCompositeFieldContainer[PeerMessage]
+    def __init__(self, handshake: _Optional[_Union[Handshake, _Mapping]] = ..., messages: _Optional[_Iterable[_Union[PeerMessage, _Mapping]]] = ...) -> None: ...
+
+class Handshake(_message.Message):
+    __slots__ = ("protocol_version", "cluster_id", "sender", "to", "incarnation", "run_id", "name")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    cluster_id: int
+    sender: int
+    to: int
+    incarnation: int
+    run_id: int
+    name: str
+    def __init__(self, protocol_version: _Optional[int] = ..., cluster_id: _Optional[int] = ..., sender: _Optional[int] = ..., to: _Optional[int] = ..., incarnation: _Optional[int] = ..., run_id: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
+
+class HandshakeReply(_message.Message):
+    __slots__ = ("refusal", "text", "incarnation", "run_id")
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    refusal: Refusal
+    text: str
+    incarnation: int
+    run_id: int
+    def __init__(self, refusal: _Optional[_Union[Refusal, str]] = ..., text: _Optional[str] = ..., incarnation: _Optional[int] = ..., run_id: _Optional[int] = ...) -> None: ...
+
+class PeerMessage(_message.Message):
+    __slots__ = ("sender", "to", "term", "request_vote", "request_vote_reply", "pre_vote", "pre_vote_reply", "append_entries", "append_entries_reply", "heartbeat", "heartbeat_reply", "install_snapshot", "install_snapshot_reply", "timeout_now", "read_index", "read_index_reply", "propose", "propose_reply")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_VOTE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_VOTE_REPLY_FIELD_NUMBER: _ClassVar[int]
+    PRE_VOTE_FIELD_NUMBER: _ClassVar[int]
+    PRE_VOTE_REPLY_FIELD_NUMBER: _ClassVar[int]
+    APPEND_ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    APPEND_ENTRIES_REPLY_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_REPLY_FIELD_NUMBER: _ClassVar[int]
+    INSTALL_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    INSTALL_SNAPSHOT_REPLY_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_NOW_FIELD_NUMBER: _ClassVar[int]
+    READ_INDEX_FIELD_NUMBER: _ClassVar[int]
+    READ_INDEX_REPLY_FIELD_NUMBER: _ClassVar[int]
+    PROPOSE_FIELD_NUMBER: _ClassVar[int]
+    PROPOSE_REPLY_FIELD_NUMBER: _ClassVar[int]
+    sender: int
+    to: int
+    term: int
+    request_vote: RequestVote
+    request_vote_reply: VoteReply
+    pre_vote: PreVote
+    pre_vote_reply: VoteReply
+    append_entries: AppendEntries
+    append_entries_reply: AppendEntriesReply
+    heartbeat: Heartbeat
+    heartbeat_reply: HeartbeatReply
+    install_snapshot: InstallSnapshot
+    install_snapshot_reply: InstallSnapshotReply
+    timeout_now: TimeoutNow
+    read_index: ReadIndex
+    read_index_reply: ReadIndexReply
+    propose: Propose
+    propose_reply: ProposeReply
+    def __init__(self, sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., request_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., append_entries: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_entries_reply: _Optional[_Union[AppendEntriesReply, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., install_snapshot: _Optional[_Union[InstallSnapshot, _Mapping]] = ..., install_snapshot_reply: _Optional[_Union[InstallSnapshotReply, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., propose_reply: _Optional[_Union[ProposeReply, _Mapping]] = ...) -> None: ...
+
+class RequestVote(_message.Message):
+    __slots__ = ("last_index", "last_term", "forced")
+    LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_TERM_FIELD_NUMBER: _ClassVar[int]
+    FORCED_FIELD_NUMBER: _ClassVar[int]
+    last_index: int
+    last_term: int
+    forced: bool
+    def __init__(self, last_index: _Optional[int] = ..., last_term: _Optional[int] = ..., forced: _Optional[bool] = ...) -> None: ...
+
+class PreVote(_message.Message):
+    __slots__ = ("last_index", "last_term")
+    LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_TERM_FIELD_NUMBER: _ClassVar[int]
+    last_index: int
+    last_term: int
+    def __init__(self, last_index: _Optional[int] = ..., last_term: _Optional[int] = ...) -> None: ...
+
+class VoteReply(_message.Message):
+    __slots__ = ("granted",)
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
+    granted: bool
+    def __init__(self, granted: _Optional[bool] = ...) -> None: ...
+
+class AppendEntries(_message.Message):
+    __slots__ = ("prev_index", "prev_term", "commit_index", "entries")
+    PREV_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PREV_TERM_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    prev_index: int
+    prev_term: int
+    commit_index: int
+    entries: bytes
+    def __init__(self, prev_index: _Optional[int] = ..., prev_term: _Optional[int] = ..., commit_index: _Optional[int] = ..., entries: _Optional[bytes] = ...) -> None: ...
+
+class AppendEntriesReply(_message.Message):
+    __slots__ = ("rejected", "match_index", "reject_index", "hint_index", "hint_term")
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
+    REJECT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    HINT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    HINT_TERM_FIELD_NUMBER: _ClassVar[int]
+    rejected: bool
+    match_index: int
+    reject_index: int
+    hint_index: int
+    hint_term: int
+    def __init__(self, rejected: _Optional[bool] = ..., match_index: _Optional[int] = ..., reject_index: _Optional[int] = ..., hint_index: _Optional[int] = ..., hint_term: _Optional[int] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("commit_index", "read_position")
+    COMMIT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    READ_POSITION_FIELD_NUMBER: _ClassVar[int]
+    commit_index: int
+    read_position: int
+    def __init__(self, commit_index: _Optional[int] = ..., read_position: _Optional[int] = ...) -> None: ...
+
+class HeartbeatReply(_message.Message):
+    __slots__ = ("read_position",)
+    READ_POSITION_FIELD_NUMBER: _ClassVar[int]
+    read_position: int
+    def __init__(self, read_position: _Optional[int] = ...) -> None: ...
+
+class Membership(_message.Message):
+    __slots__ = ("voters", "learners", "voters_outgoing", "learners_next", "auto_leave")
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    LEARNERS_FIELD_NUMBER: _ClassVar[int]
+    VOTERS_OUTGOING_FIELD_NUMBER: _ClassVar[int]
+    LEARNERS_NEXT_FIELD_NUMBER: _ClassVar[int]
+    AUTO_LEAVE_FIELD_NUMBER: _ClassVar[int]
+    voters: _containers.RepeatedScalarFieldContainer[int]
+    learners: _containers.RepeatedScalarFieldContainer[int]
+    voters_outgoing: _containers.RepeatedScalarFieldContainer[int]
+    learners_next: _containers.RepeatedScalarFieldContainer[int]
+    auto_leave: bool
+    def __init__(self, voters: _Optional[_Iterable[int]] = ..., learners: _Optional[_Iterable[int]] = ..., voters_outgoing: _Optional[_Iterable[int]] = ..., learners_next: _Optional[_Iterable[int]] = ..., auto_leave: _Optional[bool] = ...) -> None: ...
+
+class InstallSnapshot(_message.Message):
+    __slots__ = ("index", "term", "membership")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    term: int
+    membership: Membership
+    def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ..., membership: _Optional[_Union[Membership, _Mapping]] = ...) -> None: ...
+
+class InstallSnapshotReply(_message.Message):
+    __slots__ = ("rejected", "match_index")
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
+    rejected: bool
+    match_index: int
+    def __init__(self, rejected: _Optional[bool] = ..., match_index: _Optional[int] = ...) -> None: ...
+
+class TimeoutNow(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReadIndex(_message.Message):
+    __slots__ = ("position", "run_id")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    run_id: int
+    def __init__(self, position: _Optional[int] = ..., run_id: _Optional[int] = ...) -> None: ...
+
+class ReadIndexReply(_message.Message):
+    __slots__ = ("position", "run_id", "index")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    run_id: int
+    index: int
+    def __init__(self, position: _Optional[int] = ..., run_id: _Optional[int] = ..., index: _Optional[int] = ...) -> None: ...
+
+class Propose(_message.Message):
+    __slots__ = ("ticket", "run_id", "payloads")
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    ticket: int
+    run_id: int
+    payloads: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, ticket: _Optional[int] = ..., run_id: _Optional[int] = ..., payloads: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class ProposeReply(_message.Message):
+    __slots__ = ("ticket", "run_id", "reason")
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ticket: int
+    run_id: int
+    reason: int
+    def __init__(self, ticket: _Optional[int] = ..., run_id: _Optional[int] = ..., reason: _Optional[int] = ...) -> None: ...
