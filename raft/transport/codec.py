@@ -1,0 +1,376 @@
+"""Messages to bytes and back: the only place that knows the protobuf form (proto/raft/pb/peer.proto).
+
+Strict on the way in: what is malformed raises CodecError, before any of it reaches the core. What is
+merely unknown (a message kind of a later version) is skipped and counted, since Raft tolerates the
+loss of any message but an older member would not survive an error at each of them.
+
+Cheap on the way out. A message is encoded once, when it is sent, so that limits in bytes are exact;
+a frame is then the join of what has gathered. The entries of an append are one block of bytes, which
+is the same for every follower that gets the same entries: `BlockCache` keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from raft.core import entry_codec
+from raft.core import messages as m
+from raft.core.errors import DropReason
+from raft.core.types import Entry, LogIndex, Membership, NodeId, SnapshotMeta, Term
+from raft.pb import peer_pb2 as pb
+
+PROTOCOL_VERSION: Final = 1
+"""Rises when an older member could not understand a newer one. Another number is refused."""
+
+FRAME_BYTES_MAX: Final = entry_codec.ENTRY_DATA_BYTES_MAX + 4 * 1024 * 1024
+"""The largest frame: one entry of the largest size and its envelope, with room to spare. It is a
+constant of the protocol and no setting: a member with a smaller limit could never take an entry that
+others committed, and would be stuck."""
+
+FRAME_MESSAGES_MAX: Final = 65_536
+PAYLOADS_MAX: Final = 65_536
+"""In one Propose."""
+NAME_CHARS_MAX: Final = 255
+
+
+class CodecError(ValueError):
+    """Bytes from a peer that are not a message of this protocol, or break a rule of it."""
+
+
+class BlockCache:
+    """Packed entries by position, for the messages of one turn of the loop.
+
+    Entries of one log that start at the same index and end with the same (index, term) are the same
+    entries (paper 5.3, log matching), so these three numbers name the block.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[LogIndex, LogIndex, Term], bytes] = {}
+
+    def pack(self, entries: Sequence[Entry]) -> bytes:
+        last = entries[-1]
+        key = (entries[0].index, last.index, last.term)
+        block = self._blocks.get(key)
+        if block is None:
+            block = self._blocks[key] = entry_codec.encode_entries(entries)
+        return block
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """The first frame of a stream: who dials whom, and which life of it."""
+
+    protocol_version: int
+    cluster_id: int
+    sender: NodeId
+    to: NodeId
+    incarnation: int
+    run_id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeReply:
+    """`refusal` is 0 (accepted) or a value of pb.Refusal; one of a later version is kept as it is."""
+
+    refusal: int
+    text: str
+    incarnation: int = 0
+    run_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What one read from a stream gave."""
+
+    handshake: Handshake | None
+    messages: list[m.Message]
+    unknown_count: int
+    """Messages of a kind that this version does not know; skipped."""
+
+
+# Out ----------------------------------------------------------------------------------------------
+
+
+def encode_message(message: m.Message, blocks: BlockCache) -> bytes:
+    """Return `message` as a serialized pb.PeerMessage."""
+    field, make = _ENCODERS[type(message)]
+    body = {field: make(message, blocks)}
+    out = pb.PeerMessage(sender=message.sender, to=message.to, term=message.term, **body)
+    return out.SerializeToString()
+
+
+def frame_of(messages: Sequence[bytes]) -> bytes:
+    """Join encoded messages to one frame.
+
+    A repeated field is on the wire nothing but its tag and length before each element, so what is
+    already encoded need not be copied through another protobuf object.
+    """
+    parts: list[bytes] = []
+    for data in messages:
+        parts.append(_MESSAGES_TAG)
+        parts.append(_varint(len(data)))
+        parts.append(data)
+    return b"".join(parts)
+
+
+def framed_bytes(message: bytes) -> int:
+    """What an encoded message adds to a frame, at most."""
+    return len(message) + 6
+
+
+def encode_handshake(handshake: Handshake) -> bytes:
+    """Return a frame with `handshake` alone."""
+    return pb.PeerFrame(
+        handshake=pb.Handshake(
+            protocol_version=handshake.protocol_version,
+            cluster_id=handshake.cluster_id,
+            sender=handshake.sender,
+            to=handshake.to,
+            incarnation=handshake.incarnation,
+            run_id=handshake.run_id,
+            name=handshake.name[:NAME_CHARS_MAX],
+        )
+    ).SerializeToString()
+
+
+def encode_handshake_reply(reply: HandshakeReply) -> bytes:
+    return pb.HandshakeReply(
+        refusal=reply.refusal,  # type: ignore[arg-type]  # protobuf enums are ints
+        text=reply.text,
+        incarnation=reply.incarnation,
+        run_id=reply.run_id,
+    ).SerializeToString()
+
+
+_MESSAGES_TAG: Final = bytes([pb.PeerFrame.MESSAGES_FIELD_NUMBER << 3 | 2])
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _append_entries(message: m.AppendEntries, blocks: BlockCache) -> pb.AppendEntries:
+    return pb.AppendEntries(
+        prev_index=message.prev_index,
+        prev_term=message.prev_term,
+        commit_index=message.commit_index,
+        entries=blocks.pack(message.entries) if message.entries else b"",
+    )
+
+
+def _append_entries_reply(message: m.AppendEntriesReply, _: BlockCache) -> pb.AppendEntriesReply:
+    return pb.AppendEntriesReply(
+        rejected=message.rejected,
+        match_index=message.match_index,
+        reject_index=message.reject_index,
+        hint_index=message.hint_index,
+        hint_term=message.hint_term,
+    )
+
+
+def _install_snapshot(message: m.InstallSnapshot, _: BlockCache) -> pb.InstallSnapshot:
+    meta = message.meta
+    return pb.InstallSnapshot(
+        index=meta.index,
+        term=meta.term,
+        membership=pb.Membership(
+            voters=sorted(meta.membership.voters),
+            learners=sorted(meta.membership.learners),
+            voters_outgoing=sorted(meta.membership.voters_outgoing),
+            learners_next=sorted(meta.membership.learners_next),
+            auto_leave=meta.membership.auto_leave,
+        ),
+    )
+
+
+_Encoder = Callable[[Any, BlockCache], Any]
+
+_ENCODERS: Final[dict[type, tuple[str, _Encoder]]] = {
+    m.RequestVote: (
+        "request_vote",
+        lambda x, _: pb.RequestVote(last_index=x.last_index, last_term=x.last_term, forced=x.forced),
+    ),
+    m.RequestVoteReply: ("request_vote_reply", lambda x, _: pb.VoteReply(granted=x.granted)),
+    m.PreVote: (
+        "pre_vote",
+        lambda x, _: pb.PreVote(last_index=x.last_index, last_term=x.last_term),
+    ),
+    m.PreVoteReply: ("pre_vote_reply", lambda x, _: pb.VoteReply(granted=x.granted)),
+    m.AppendEntries: ("append_entries", _append_entries),
+    m.AppendEntriesReply: ("append_entries_reply", _append_entries_reply),
+    m.Heartbeat: (
+        "heartbeat",
+        lambda x, _: pb.Heartbeat(commit_index=x.commit_index, read_position=x.read_position),
+    ),
+    m.HeartbeatReply: (
+        "heartbeat_reply",
+        lambda x, _: pb.HeartbeatReply(read_position=x.read_position),
+    ),
+    m.InstallSnapshot: ("install_snapshot", _install_snapshot),
+    m.InstallSnapshotReply: (
+        "install_snapshot_reply",
+        lambda x, _: pb.InstallSnapshotReply(rejected=x.rejected, match_index=x.match_index),
+    ),
+    m.TimeoutNow: ("timeout_now", lambda x, _: pb.TimeoutNow()),
+    m.ReadIndex: (
+        "read_index",
+        lambda x, _: pb.ReadIndex(position=x.position, run_id=x.run_id),
+    ),
+    m.ReadIndexReply: (
+        "read_index_reply",
+        lambda x, _: pb.ReadIndexReply(position=x.position, run_id=x.run_id, index=x.index),
+    ),
+    m.Propose: (
+        "propose",
+        lambda x, _: pb.Propose(ticket=x.ticket, run_id=x.run_id, payloads=x.payloads),
+    ),
+    m.ProposeReply: (
+        "propose_reply",
+        lambda x, _: pb.ProposeReply(ticket=x.ticket, run_id=x.run_id, reason=int(x.reason)),
+    ),
+}
+
+
+# In -----------------------------------------------------------------------------------------------
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Return what a frame holds. Raises CodecError; then nothing of the frame may be used."""
+    if len(data) > FRAME_BYTES_MAX:
+        raise CodecError(f"a frame of {len(data)} bytes; the limit is {FRAME_BYTES_MAX}")
+    try:
+        frame = pb.PeerFrame.FromString(data)
+    except DecodeError as error:
+        raise CodecError("not a frame of this protocol") from error
+    if len(frame.messages) > FRAME_MESSAGES_MAX:
+        raise CodecError(f"{len(frame.messages)} messages in a frame; the limit is {FRAME_MESSAGES_MAX}")
+    handshake = _handshake(frame.handshake) if frame.HasField("handshake") else None
+    messages: list[m.Message] = []
+    unknown_count = 0
+    for envelope in frame.messages:
+        kind = envelope.WhichOneof("body")
+        if kind is None:
+            unknown_count += 1
+            continue
+        try:
+            messages.append(_DECODERS[kind](envelope, getattr(envelope, kind)))
+        except ValueError as error:
+            raise CodecError(f"bad {kind}: {error}") from error
+    return Frame(handshake, messages, unknown_count)
+
+
+def decode_handshake_reply(data: bytes) -> HandshakeReply:
+    """Raises CodecError."""
+    try:
+        reply = pb.HandshakeReply.FromString(data)
+    except DecodeError as error:
+        raise CodecError("not a handshake reply of this protocol") from error
+    return HandshakeReply(int(reply.refusal), reply.text, reply.incarnation, reply.run_id)
+
+
+def _handshake(body: pb.Handshake) -> Handshake:
+    if not body.sender or not body.to:
+        raise CodecError("a handshake without node ids")
+    if len(body.name) > NAME_CHARS_MAX:
+        raise CodecError(f"a member name of {len(body.name)} characters; the limit is {NAME_CHARS_MAX}")
+    return Handshake(
+        protocol_version=body.protocol_version,
+        cluster_id=body.cluster_id,
+        sender=body.sender,
+        to=body.to,
+        incarnation=body.incarnation,
+        run_id=body.run_id,
+        name=body.name,
+    )
+
+
+def _decode_append_entries(e: pb.PeerMessage, body: pb.AppendEntries) -> m.AppendEntries:
+    entries: Sequence[Entry] = entry_codec.decode_entries(body.entries) if body.entries else ()
+    if entries:
+        # Within the block decode_entries has looked: indexes without a gap, terms that do not fall.
+        first, last = entries[0], entries[-1]
+        if first.index != body.prev_index + 1:
+            raise CodecError(f"entry {first.index} after the position {body.prev_index}")
+        if first.term < body.prev_term or last.term > e.term:
+            raise CodecError(
+                f"entries of terms {first.term} to {last.term} after one of {body.prev_term}, "
+                f"in a message of term {e.term}"
+            )
+    return m.AppendEntries(
+        sender=e.sender,
+        to=e.to,
+        term=e.term,
+        prev_index=body.prev_index,
+        prev_term=body.prev_term,
+        entries=entries,
+        commit_index=body.commit_index,
+    )
+
+
+def _decode_append_entries_reply(e: pb.PeerMessage, body: pb.AppendEntriesReply) -> m.AppendEntriesReply:
+    return m.AppendEntriesReply(
+        sender=e.sender,
+        to=e.to,
+        term=e.term,
+        rejected=body.rejected,
+        match_index=body.match_index,
+        reject_index=body.reject_index,
+        hint_index=body.hint_index,
+        hint_term=body.hint_term,
+    )
+
+
+def _decode_install_snapshot(e: pb.PeerMessage, body: pb.InstallSnapshot) -> m.InstallSnapshot:
+    membership = Membership(
+        voters=frozenset(body.membership.voters),
+        learners=frozenset(body.membership.learners),
+        voters_outgoing=frozenset(body.membership.voters_outgoing),
+        learners_next=frozenset(body.membership.learners_next),
+        auto_leave=body.membership.auto_leave,
+    )
+    if not membership.voters:
+        raise CodecError("a snapshot without voters")
+    return m.InstallSnapshot(e.sender, e.to, e.term, SnapshotMeta(body.index, body.term, membership))
+
+
+def _decode_propose(e: pb.PeerMessage, body: pb.Propose) -> m.Propose:
+    if not body.payloads:
+        raise CodecError("no payload")
+    if len(body.payloads) > PAYLOADS_MAX:
+        raise CodecError(f"{len(body.payloads)} payloads; the limit is {PAYLOADS_MAX}")
+    return m.Propose(e.sender, e.to, e.term, body.ticket, body.run_id, list(body.payloads))
+
+
+_Decoder = Callable[[pb.PeerMessage, Any], m.Message]
+
+_DECODERS: Final[dict[str, _Decoder]] = {
+    "request_vote": lambda e, x: m.RequestVote(e.sender, e.to, e.term, x.last_index, x.last_term, x.forced),
+    "request_vote_reply": lambda e, x: m.RequestVoteReply(e.sender, e.to, e.term, x.granted),
+    "pre_vote": lambda e, x: m.PreVote(e.sender, e.to, e.term, x.last_index, x.last_term),
+    "pre_vote_reply": lambda e, x: m.PreVoteReply(e.sender, e.to, e.term, x.granted),
+    "append_entries": _decode_append_entries,
+    "append_entries_reply": _decode_append_entries_reply,
+    "heartbeat": lambda e, x: m.Heartbeat(e.sender, e.to, e.term, x.commit_index, x.read_position),
+    "heartbeat_reply": lambda e, x: m.HeartbeatReply(e.sender, e.to, e.term, x.read_position),
+    "install_snapshot": _decode_install_snapshot,
+    "install_snapshot_reply": lambda e, x: m.InstallSnapshotReply(
+        e.sender, e.to, e.term, x.rejected, x.match_index
+    ),
+    "timeout_now": lambda e, x: m.TimeoutNow(e.sender, e.to, e.term),
+    "read_index": lambda e, x: m.ReadIndex(e.sender, e.to, e.term, x.position, x.run_id),
+    "read_index_reply": lambda e, x: m.ReadIndexReply(e.sender, e.to, e.term, x.position, x.run_id, x.index),
+    "propose": _decode_propose,
+    "propose_reply": lambda e, x: m.ProposeReply(
+        e.sender, e.to, e.term, x.ticket, x.run_id, DropReason(x.reason)
+    ),
+}

@@ -1,0 +1,103 @@
+"""What the runtime asks of a network, and what a network tells the runtime.
+
+A transport may lose messages and delay them: Raft tolerates both. It must not deliver one twice: a
+repeated Propose would be two entries. So nothing is ever sent again; what was in flight when a
+stream broke is lost.
+
+All methods are called, and call back, on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from raft.core.errors import RaftError
+from raft.core.messages import Message
+from raft.core.types import NodeId
+
+
+class IdentityRefused(RaftError):
+    """Another member says that this process is not the member that it claims to be. Fatal.
+
+    Either the data directory was wiped or replaced, so that what this member once promised is
+    forgotten (it could vote twice in a term), or a second process runs with a copy of it.
+    """
+
+
+class ListenError(RaftError):
+    """An address to listen on cannot be used; the text says which and why."""
+
+
+@dataclass(slots=True)
+class TransportStats:
+    """Counters since the start. Only ever rise."""
+
+    connects: int = 0
+    disconnects: int = 0
+    refusals_received: int = 0
+    refusals_sent: int = 0
+    frames_sent: int = 0
+    messages_sent: int = 0
+    bytes_sent: int = 0
+    frames_received: int = 0
+    messages_received: int = 0
+    bytes_received: int = 0
+    dropped_no_stream: int = 0
+    """Messages for a member to which there was no stream."""
+    dropped_overflow: int = 0
+    """Messages beyond the limits of a member's queue."""
+    dropped_disconnect: int = 0
+    """Messages that were waiting, or half sent, when a stream broke."""
+    dropped_misaddressed: int = 0
+    """Messages received whose envelope did not fit the stream's handshake."""
+    dropped_unknown: int = 0
+    """Messages received of a kind that this version does not know."""
+    malformed_frames: int = 0
+
+
+class TransportHandler(Protocol):
+    """The runtime's side."""
+
+    def on_messages(self, messages: Sequence[Message]) -> None:
+        """Messages for this member, in the order in which one sender sent them."""
+        ...
+
+    def on_unsent(self, messages: Sequence[Message]) -> None:
+        """These certainly never left this process. Only Propose is reported: whoever waits for
+        it may ask again at once, where otherwise he had to wait for a higher term."""
+        ...
+
+    def on_unreachable(self, node_id: NodeId) -> None:
+        """Messages to `node_id` were lost: what the core took for sent may not have been."""
+        ...
+
+    def on_fatal(self, error: RaftError) -> None:
+        """This node must stop."""
+        ...
+
+
+class Transport(Protocol):
+    """The network's side."""
+
+    @property
+    def stats(self) -> TransportStats: ...
+
+    async def start(self, handler: TransportHandler) -> None:
+        """Listen and dial. Raises ListenError. Called once."""
+        ...
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Queue messages, each for its `to`. Never blocks and never raises: what cannot be sent is
+        dropped and counted, and reported by on_unsent or on_unreachable, though not from
+        within this call."""
+        ...
+
+    def connected(self) -> frozenset[NodeId]:
+        """The members to which there is a stream now."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop listening, end every stream, leave no task behind. May be called without start."""
+        ...

@@ -1,0 +1,140 @@
+"""A network inside one process: the twin of grpc_transport, with faults on demand.
+
+Messages are handed over as objects, in order, in a later turn of the loop. A fault hook sees each one
+and may drop or delay it. Like the real one it never delivers a message twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from raft.core.messages import Message, Propose
+from raft.core.types import NodeId
+from raft.transport.interface import TransportHandler, TransportStats
+
+DROP: Final = -1.0
+"""What a fault hook returns to have a message lost."""
+
+FaultHook = Callable[[Message], float]
+"""Returns the delay of a message in seconds; 0 for the next turn, DROP for never."""
+
+
+class MemoryNetwork:
+    """Joins any number of MemoryTransports."""
+
+    def __init__(self) -> None:
+        self.fault: FaultHook | None = None
+        self._live: dict[NodeId, MemoryTransport] = {}
+        self._cut: set[tuple[NodeId, NodeId]] = set()
+
+    def transport(self, node_id: NodeId) -> MemoryTransport:
+        """Make the transport of one member; it is on the network between start and stop."""
+        return MemoryTransport(self, node_id)
+
+    def cut(self, sender: NodeId, to: NodeId) -> None:
+        """Lose everything from `sender` to `to`, one way, until heal."""
+        self._cut.add((sender, to))
+
+    def isolate(self, node_id: NodeId, others: Sequence[NodeId]) -> None:
+        """Cut `node_id` off from `others`, both ways."""
+        for other in others:
+            self.cut(node_id, other)
+            self.cut(other, node_id)
+
+    def heal(self) -> None:
+        self._cut.clear()
+
+    def _join(self, transport: MemoryTransport) -> None:
+        if transport.node_id in self._live:
+            raise ValueError(f"{transport.node_id:x} is on the network already")
+        self._live[transport.node_id] = transport
+
+    def _leave(self, transport: MemoryTransport) -> None:
+        if self._live.get(transport.node_id) is transport:
+            del self._live[transport.node_id]
+
+    def _reachable(self, sender: NodeId) -> frozenset[NodeId]:
+        return frozenset(to for to in self._live if to != sender and (sender, to) not in self._cut)
+
+    def _carry(self, message: Message) -> bool:
+        """Start a message on its way; False if it certainly never left."""
+        receiver = self._live.get(message.to)
+        if receiver is None:
+            return False
+        if (message.sender, message.to) in self._cut:
+            return True
+        delay_s = self.fault(message) if self.fault is not None else 0.0
+        if delay_s == 0.0:
+            receiver._arrive(message)
+        elif delay_s > 0.0:
+            asyncio.get_running_loop().call_later(delay_s, self._arrive_late, message)
+        return True
+
+    def _arrive_late(self, message: Message) -> None:
+        receiver = self._live.get(message.to)
+        if receiver is not None:
+            receiver._arrive(message)
+
+
+class MemoryTransport:
+    """One member's end. Made by MemoryNetwork.transport."""
+
+    def __init__(self, network: MemoryNetwork, node_id: NodeId) -> None:
+        self.node_id = node_id
+        self._network = network
+        self._stats = TransportStats()
+        self._handler: TransportHandler | None = None
+        self._arrived: list[Message] = []
+
+    @property
+    def stats(self) -> TransportStats:
+        return self._stats
+
+    async def start(self, handler: TransportHandler) -> None:
+        self._handler = handler
+        self._network._join(self)
+
+    def send(self, messages: Sequence[Message]) -> None:
+        if self._handler is None:
+            return
+        unsent: list[Message] = []
+        lost: set[NodeId] = set()
+        for message in messages:
+            if self._network._carry(message):
+                self._stats.messages_sent += 1
+            else:
+                self._stats.dropped_no_stream += 1
+                lost.add(message.to)
+                if isinstance(message, Propose):
+                    unsent.append(message)
+        if lost:
+            asyncio.get_running_loop().call_soon(self._report, unsent, lost)
+
+    def connected(self) -> frozenset[NodeId]:
+        return self._network._reachable(self.node_id)
+
+    async def stop(self) -> None:
+        self._handler = None
+        self._arrived = []
+        self._network._leave(self)
+
+    def _arrive(self, message: Message) -> None:
+        if not self._arrived:
+            asyncio.get_running_loop().call_soon(self._deliver)
+        self._arrived.append(message)
+
+    def _deliver(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        if self._handler is not None and arrived:
+            self._stats.messages_received += len(arrived)
+            self._handler.on_messages(arrived)
+
+    def _report(self, unsent: list[Message], lost: set[NodeId]) -> None:
+        if self._handler is None:
+            return
+        if unsent:
+            self._handler.on_unsent(unsent)
+        for node_id in sorted(lost):
+            self._handler.on_unreachable(node_id)
