@@ -1,1 +1,70 @@
+"""Replicate your own state machine: see docs/library.md, and Node.
 
+These are the public names; whatever is not listed here may change without notice.
+"""
+
+from raft.core.errors import (
+    Compacted,
+    ConfigError,
+    InvariantViolation,
+    NoQuorum,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    ProposalDropped,
+    ProposalTooLarge,
+    RaftError,
+    Stopping,
+    StorageError,
+    Transferring,
+    Unavailable,
+)
+from raft.core.ready import Role
+from raft.core.types import NO_NODE, LogIndex, NodeId, Term
+from raft.runtime.applier import StateMachineError
+from raft.runtime.config import NodeConfig
+from raft.runtime.node import Node, NodeStatus
+from raft.runtime.state_machine import Command, StateMachine
+from raft.runtime.stats import NodeStats
+from raft.storage.directory import DataDirectory, InitialMember
+from raft.transport.interface import IdentityRefused, ListenError, Transport, TransportStats
+from raft.transport.memory import MemoryNetwork, MemoryTransport
+from raft.transport.options import TransportOptions
+
+__all__ = [
+    "NO_NODE",
+    "Command",
+    "Compacted",
+    "ConfigError",
+    "DataDirectory",
+    "IdentityRefused",
+    "InitialMember",
+    "InvariantViolation",
+    "ListenError",
+    "LogIndex",
+    "MemoryNetwork",
+    "MemoryTransport",
+    "NoQuorum",
+    "Node",
+    "NodeConfig",
+    "NodeId",
+    "NodeStats",
+    "NodeStatus",
+    "NotLeader",
+    "OutcomeUnknown",
+    "Overloaded",
+    "ProposalDropped",
+    "ProposalTooLarge",
+    "RaftError",
+    "Role",
+    "StateMachine",
+    "StateMachineError",
+    "Stopping",
+    "StorageError",
+    "Term",
+    "Transferring",
+    "Transport",
+    "TransportOptions",
+    "TransportStats",
+    "Unavailable",
+]

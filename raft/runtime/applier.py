@@ -1,0 +1,169 @@
+"""Feeds the state machine what is committed, in slices, so that the loop is never held up for long.
+
+A slice is one call of StateMachine.apply: large enough that its one atomic write is shared by many
+commands, small enough that a few of them fit into the time budget of a turn. After the budget the loop
+gets its turn: heartbeats go out while a long log is replayed.
+
+An error raised *by* apply ends the node: other nodes have applied, or will apply, the same command, and
+a state that left it out would not be the same state.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from raft.core.errors import RaftError
+from raft.core.types import Entry, EntryKind, LogIndex
+from raft.runtime.proposals import ORIGIN, ORIGIN_BYTES
+from raft.runtime.state_machine import Command, StateMachine
+from raft.runtime.stats import NodeStats
+from raft.runtime.worker import Worker
+
+SLICE_ENTRIES_MAX = 128
+"""Entries in one apply. LevelDB's cost of a put no longer falls beyond batches of 64."""
+
+SLICE_BYTES_MAX = 256 * 1024
+
+
+class StateMachineError(RaftError):
+    """The state machine raised, or broke its contract. Fatal: the node stops."""
+
+    applied = "unknown"
+
+
+class Waiting(Protocol):
+    """Whoever is told of results: raft.runtime.proposals.Proposals."""
+
+    def applied(self, sequence: int, result: object) -> None: ...
+
+    def applied_term(self, term: int) -> None: ...
+
+
+class Applier:
+    """Queue of committed entries before the state machine, and its flushes."""
+
+    def __init__(
+        self,
+        machine: StateMachine,
+        *,
+        run_id: int,
+        waiting: Waiting,
+        clock: Callable[[], float],
+        budget_s: float,
+        flush_worker: Worker,
+        failed: Callable[[BaseException], None],
+        stats: NodeStats,
+    ) -> None:
+        self._machine = machine
+        self._run_id = run_id
+        self._waiting = waiting
+        self._clock = clock
+        self._budget_s = budget_s
+        self._flush_worker = flush_worker
+        self._failed = failed
+        self._stats = stats
+        self._queue: deque[Sequence[Entry]] = deque()
+        self._flushing = False
+        self.flushed_index: LogIndex = machine.applied_index
+        """Through which index the state is certainly durable: what was there at the start, and
+        what a flush has reported since."""
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._queue)
+
+    def submit(self, entries: Sequence[Entry]) -> None:
+        """Queue entries that follow the last ones without a gap."""
+        for start, end in _slices(entries):
+            self._queue.append(entries[start:end])
+
+    def run(self) -> LogIndex:
+        """Apply for about the budget, at least one slice. Return the last index applied, 0 if
+        none was. Raises StateMachineError."""
+        if not self._queue:
+            return 0
+        end_s = self._clock() + self._budget_s
+        while True:
+            entries = self._queue.popleft()
+            self._apply(entries)
+            if not self._queue or self._clock() >= end_s:
+                return entries[-1].index
+
+    def maybe_flush(self) -> None:
+        """Begin a flush if the state machine wants one and none is under way."""
+        if not self._flushing and self._machine.flush_wanted():
+            self._flushing = True
+            self._flush_worker.submit(self._machine.flush, self._flushed)
+
+    def flush_now(self, done: Callable[[], None]) -> None:
+        """Flush at the end, after one that may be under way, and then call `done`."""
+
+        def finished(index: Any, error: BaseException | None) -> None:
+            self._flushed(index, error)
+            done()
+
+        self._flush_worker.submit(self._machine.flush, finished)
+
+    def _flushed(self, index: Any, error: BaseException | None) -> None:
+        self._flushing = False
+        if error is not None:
+            self._failed(_fatal("flush", error))
+            return
+        self._stats.flushes += 1
+        self.flushed_index = max(self.flushed_index, index)
+
+    def _apply(self, entries: Sequence[Entry]) -> None:
+        commands: list[Command] = []
+        sequences: list[int] = []
+        unpack = ORIGIN.unpack_from
+        own_run_id = self._run_id
+        for index, term, kind, data in entries:
+            if kind != EntryKind.COMMAND:
+                continue
+            if len(data) < ORIGIN_BYTES:
+                # No member of this version proposes such. Skipped alike on every node.
+                self._stats.commands_malformed += 1
+                continue
+            run_id, sequence = unpack(data)
+            commands.append(Command(index, term, data[ORIGIN_BYTES:]))
+            sequences.append(sequence if run_id == own_run_id else 0)
+        last = entries[-1]
+        try:
+            results = self._machine.apply(commands, last.index)
+        except Exception as error:
+            raise _fatal("apply", error) from error
+        if len(results) != len(commands):
+            raise StateMachineError(
+                f"the state machine returned {len(results)} results for {len(commands)} commands"
+            )
+        for sequence, result in zip(sequences, results, strict=True):
+            if sequence:
+                self._waiting.applied(sequence, result)
+        self._waiting.applied_term(last.term)
+        self._stats.entries_applied += len(entries)
+        self._stats.apply_slices += 1
+
+
+def _fatal(what: str, error: BaseException) -> RaftError:
+    if isinstance(error, RaftError):
+        return error
+    wrapped = StateMachineError(f"the state machine failed in {what}: {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _slices(entries: Sequence[Entry]) -> list[tuple[int, int]]:
+    """Cut `entries` at the limits of a slice: (start, end) pairs."""
+    cuts: list[tuple[int, int]] = []
+    start = 0
+    size = 0
+    for position, entry in enumerate(entries):
+        size += len(entry.data)
+        if position - start >= SLICE_ENTRIES_MAX or (size > SLICE_BYTES_MAX and position > start):
+            cuts.append((start, position))
+            start, size = position, len(entry.data)
+    if entries:
+        cuts.append((start, len(entries)))
+    return cuts

@@ -1,0 +1,122 @@
+"""Settings of a node: who it is, where it listens, and every limit of the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from raft.core.config import Config
+from raft.core.entry_codec import ENTRY_DATA_BYTES_MAX
+from raft.core.errors import ConfigError
+from raft.core.types import NO_NODE, NodeId
+from raft.runtime.proposals import ORIGIN_BYTES
+from raft.storage.directory import InitialMember
+from raft.transport.address import address_of
+from raft.transport.options import TransportOptions
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """Settings of one node. All faults are listed at once, at construction (ConfigError)."""
+
+    data_dir: str
+    """Where the log and the identity are kept. Made if it is not there."""
+
+    node_id: NodeId
+    """Own id, a key of `members`. Fixed for the life of the data directory."""
+
+    cluster_id: int
+    """The same at every member, and different from that of any other cluster on the network: members
+    refuse a peer that has another."""
+
+    members: Mapping[NodeId, InitialMember]
+    """All members, this one included, by id: name and URLs (http://host:port). Kept in the data
+    directory when that is made; later the ids must be the same."""
+
+    listen_peer_urls: tuple[str, ...] = ()
+    """Where to listen for peers. If left out, the own `peer_urls`."""
+
+    tick_interval_s: float = 0.05
+    """Length of the core's unit of time, and the grain of every deadline."""
+
+    heartbeat_ticks: int = 2
+    election_timeout_ticks: int = 20
+    """See raft.core.config.Config: 100 ms, and 1 to 2 s."""
+
+    command_bytes_max: int = 2 * MIB
+    """One command. A larger one is refused with ProposalTooLarge."""
+
+    proposals_waiting_max: int = 65_536
+    """Proposals for which somebody waits. Above it `propose` raises Overloaded."""
+
+    proposals_waiting_bytes_max: int = 64 * MIB
+
+    proposal_batch_max: int = 4096
+    """Proposals given to the core, or forwarded to the leader, as one."""
+
+    proposal_batch_bytes_max: int = 1 * MIB
+    """The same in bytes; a single larger one still goes, alone."""
+
+    reads_waiting_max: int = 65_536
+
+    turn_budget_s: float = 0.005
+    """After so long in one turn with messages, or with applying, the loop gets its turn."""
+
+    high_water_interval_s: float = 0.1
+    """How often the end of the log is noted apart from it, so that a loss of its tail is found."""
+
+    stop_drain_s: float = 1.0
+    """How long `stop` waits for proposals that are on their way."""
+
+    transport: TransportOptions = field(default_factory=TransportOptions)
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.node_id == NO_NODE or NO_NODE in self.members:
+            faults.append("0 is not a node id")
+        if self.node_id not in self.members:
+            faults.append("node_id is not among the members")
+        if not self.data_dir:
+            faults.append("data_dir is empty")
+        for member in self.members.values():
+            if not member.peer_urls:
+                faults.append(f"member {member.name} has no peer URL")
+        for url in (*self.listen_peer_urls, *(u for x in self.members.values() for u in x.peer_urls)):
+            try:
+                address_of(url)
+            except ValueError as error:
+                faults.append(str(error))
+        for name in ("tick_interval_s", "turn_budget_s", "high_water_interval_s"):
+            if getattr(self, name) <= 0:
+                faults.append(f"{name} must be positive")
+        for name in (
+            "proposals_waiting_max",
+            "proposals_waiting_bytes_max",
+            "proposal_batch_max",
+            "proposal_batch_bytes_max",
+            "reads_waiting_max",
+            "command_bytes_max",
+        ):
+            if getattr(self, name) < 1:
+                faults.append(f"{name} must be at least 1")
+        if self.command_bytes_max + ORIGIN_BYTES > ENTRY_DATA_BYTES_MAX:
+            faults.append(f"command_bytes_max must be at most {ENTRY_DATA_BYTES_MAX - ORIGIN_BYTES}")
+        if not faults:
+            try:
+                self.core_config(run_id=0)
+            except ConfigError as error:
+                faults.extend(error.faults)
+        if faults:
+            raise ConfigError(faults)
+
+    def core_config(self, run_id: int) -> Config:
+        """The core's settings. Raises ConfigError."""
+        return Config(
+            node_id=self.node_id,
+            run_id=run_id,
+            election_timeout_ticks=self.election_timeout_ticks,
+            heartbeat_ticks=self.heartbeat_ticks,
+            command_bytes_max=self.command_bytes_max + ORIGIN_BYTES,
+        )

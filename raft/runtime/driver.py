@@ -1,0 +1,302 @@
+"""The loop around the core: feed it all that has arrived, take one Ready, do what it asks.
+
+    inbox (messages, proposals, reads, ticks, finished writes) -> core -> Ready
+        Ready.messages -> transport      at once
+        Ready.append   -> log writer     -> publish, append_done, replies out
+        Ready.apply    -> state machine  -> results to whoever waits, apply_done
+        Ready.reads    -> whoever waits  once applied
+
+Everything that arrives in one turn of the event loop is fed together, so that batches form by
+themselves. A turn that would take too long leaves the rest to the next one.
+
+Nothing here decides anything about Raft. What is at stake here is order: a reply leaves only after
+the write that it promises (ready.py, step 4), and a future gets its result only after the entry was applied
+on this node.
+
+At a crash: what was handed to the log writer and not reported may or may not be on disk, and no one
+was told that it is. Futures die with the process; their callers know nothing, which is what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from raft.core.errors import (
+    DropReason,
+    NotLeader,
+    Overloaded,
+    ProposalDropped,
+    ProposalTooLarge,
+    RaftError,
+)
+from raft.core.messages import Message, Propose
+from raft.core.raft import Raft
+from raft.core.ready import Ready, StorageAppend
+from raft.core.types import LogIndex, LogReader, NodeId
+from raft.runtime.applier import Applier
+from raft.runtime.config import NodeConfig
+from raft.runtime.deadlines import Deadlines
+from raft.runtime.log_writer import LogWriter, WritableLog
+from raft.runtime.proposals import Proposals
+from raft.runtime.reads import Barrier, Reads
+from raft.runtime.state_machine import StateMachine
+from raft.runtime.stats import NodeStats
+from raft.runtime.worker import Worker
+from raft.transport.interface import Transport
+
+logger = logging.getLogger(__name__)
+
+TICKS_AT_ONCE_MAX = 2
+"""Ticks given to the core after the loop was blocked. A stall of ours is no proof of a dead leader: its
+heartbeats wait in the socket, and are to be read before more time passes."""
+
+
+class Log(WritableLog, LogReader, Protocol):
+    """What is asked of raft.storage.log_store.LogStore."""
+
+    def publish(self, append: StorageAppend) -> None: ...
+
+
+class Driver:
+    """See above. Implements TransportHandler. Owned by Node, which starts and stops it."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        core: Raft,
+        log: Log,
+        machine: StateMachine,
+        transport: Transport,
+        log_worker: Worker,
+        flush_worker: Worker,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        """`fatal` is told of the first error after which this node must not go on."""
+        self._loop = loop = asyncio.get_running_loop()
+        self._config = config
+        self._core = core
+        self._log = log
+        self._transport = transport
+        self._fatal = fatal
+        self.stats = stats = NodeStats()
+        self._deadlines: Deadlines[int] = Deadlines(config.tick_interval_s, loop.time())
+        self._read_deadlines: Deadlines[Barrier] = Deadlines(config.tick_interval_s, loop.time())
+        self.proposals = Proposals(
+            run_id=core.run_id,
+            count_max=config.proposals_waiting_max,
+            bytes_max=config.proposals_waiting_bytes_max,
+            batch_count_max=config.proposal_batch_max,
+            batch_bytes_max=config.proposal_batch_bytes_max,
+            deadlines=self._deadlines,
+            stats=stats,
+        )
+        self.reads = Reads(count_max=config.reads_waiting_max, deadlines=self._read_deadlines, stats=stats)
+        self.writer = LogWriter(log, log_worker, stats, self._on_written, self._fail)
+        self.applier = Applier(
+            machine,
+            run_id=core.run_id,
+            waiting=self.proposals,
+            clock=loop.time,
+            budget_s=config.turn_budget_s,
+            flush_worker=flush_worker,
+            failed=self._fail,
+            stats=stats,
+        )
+        # The inbox
+        self._messages: deque[Message] = deque()
+        self._written: list[StorageAppend] = []
+        self._unreachable: list[NodeId] = []
+        self._unsent: list[Message] = []
+        self._ticks_due = 0
+        # The loop's calls
+        self._turn_due = False
+        self._stopped = False
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._next_tick_s = 0.0
+        self._next_note_s = 0.0
+
+    def start(self) -> None:
+        """Begin to tick."""
+        self._next_tick_s = self._loop.time() + self._config.tick_interval_s
+        self._tick_timer = self._loop.call_at(self._next_tick_s, self._on_tick)
+        self.wake()
+
+    def stop(self) -> None:
+        """Do nothing more: no message is taken in, none is sent, nothing is applied."""
+        self._stopped = True
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+            self._tick_timer = None
+        self._messages.clear()
+
+    # What arrives
+
+    def propose(self, command: bytes, timeout_s: float) -> asyncio.Future[object]:
+        future = self.proposals.submit(command, self._loop.time() + timeout_s, self._loop)
+        self.wake()
+        return future
+
+    def read(self, timeout_s: float) -> Barrier:
+        barrier = self.reads.submit(self._loop.time() + timeout_s, self._loop)
+        self.wake()
+        return barrier
+
+    def on_messages(self, messages: Sequence[Message]) -> None:
+        if not self._stopped:
+            self._messages.extend(messages)
+            self.wake()
+
+    def on_unsent(self, messages: Sequence[Message]) -> None:
+        self._unsent.extend(messages)
+        self.wake()
+
+    def on_unreachable(self, node_id: NodeId) -> None:
+        self._unreachable.append(node_id)
+        self.wake()
+
+    def on_fatal(self, error: RaftError) -> None:
+        self._fail(error)
+
+    def _on_written(self, appends: Sequence[StorageAppend]) -> None:
+        if self._stopped:
+            return
+        self._written.extend(appends)
+        # At once, not in a turn to come: the acknowledgements are what everyone waits for.
+        self._turn()
+
+    def _on_tick(self) -> None:
+        now_s = self._loop.time()
+        interval_s = self._config.tick_interval_s
+        due = 1 + int((now_s - self._next_tick_s) / interval_s)
+        given = min(due, TICKS_AT_ONCE_MAX)
+        self.stats.ticks += given
+        self.stats.ticks_skipped += due - given
+        self._ticks_due = given
+        self._next_tick_s += due * interval_s
+        self._tick_timer = self._loop.call_at(self._next_tick_s, self._on_tick)
+        self.proposals.retry_backlog()
+        self._turn()
+        if self._stopped:
+            return
+        # After the turn: a result that had arrived before the deadline counts.
+        for sequence in self._deadlines.pop_due(now_s):
+            self.proposals.expired(sequence)
+        self.reads.expire(self._read_deadlines.pop_due(now_s))
+        if now_s >= self._next_note_s:
+            self._next_note_s = now_s + self._config.high_water_interval_s
+            self.writer.note_high_water()
+
+    # Turns
+
+    def wake(self) -> None:
+        """Have a turn in the next round of the event loop."""
+        if not self._turn_due and not self._stopped:
+            self._turn_due = True
+            self._loop.call_soon(self._turn_soon)
+
+    def _turn_soon(self) -> None:
+        self._turn_due = False
+        self._turn()
+
+    def _turn(self) -> None:
+        if self._stopped:
+            return
+        try:
+            outgoing = self._feed_reports()
+            self._feed_messages()
+            self._feed_requests()
+            if self._core.has_ready():
+                self._take(self._core.ready(), outgoing)
+            if outgoing:
+                self._transport.send(outgoing)
+            self._apply()
+        except Exception as error:
+            self._fail(error)
+            return
+        self.stats.turns += 1
+        if self._messages or self.applier.has_work or self._core.has_ready():
+            self.wake()
+
+    def _feed_reports(self) -> list[Message]:
+        """Tell the core what is durable and what was lost. Returns replies that may leave now."""
+        replies: list[Message] = []
+        written, self._written = self._written, []
+        for append in written:
+            self._log.publish(append)
+            self._core.append_done(append.done)
+            replies.extend(append.replies)
+        unreachable, self._unreachable = self._unreachable, []
+        for node_id in unreachable:
+            self._core.report_unreachable(node_id)
+        unsent, self._unsent = self._unsent, []
+        for message in unsent:
+            if isinstance(message, Propose):
+                self.proposals.dropped(message.ticket, DropReason.NOT_LEADER)
+        return replies
+
+    def _feed_messages(self) -> None:
+        """Step what has arrived, and then let time pass: in this order, see TICKS_AT_ONCE_MAX."""
+        if self._messages:
+            end_s = self._loop.time() + self._config.turn_budget_s
+            while self._messages:
+                self._core.step(self._messages.popleft())
+                self.stats.messages_stepped += 1
+                if self._loop.time() >= end_s:
+                    break
+        if not self._messages:
+            for _ in range(self._ticks_due):
+                self._core.tick()
+            self._ticks_due = 0
+
+    def _feed_requests(self) -> None:
+        if self.proposals.has_fresh:
+            for sequences, payloads in self.proposals.take_batches():
+                try:
+                    proposed = self._core.propose(payloads)
+                except (Overloaded, ProposalTooLarge) as error:
+                    self.proposals.refuse(sequences, partial(type(error), str(error)))
+                except (NotLeader, ProposalDropped):
+                    self.proposals.put_back(sequences)
+                else:
+                    self.proposals.handed(sequences, proposed)
+        if self.reads.has_fresh:
+            self.reads.asked(self._core.read_index())
+
+    def _take(self, ready: Ready, outgoing: list[Message]) -> None:
+        outgoing.extend(ready.messages)
+        if ready.append is not None:
+            self.writer.submit(ready.append)
+        if ready.apply is not None:
+            self.applier.submit(ready.apply.entries)
+        for state in ready.reads:
+            self.reads.confirmed(state, self._core.applied_index)
+        for dropped in ready.dropped:
+            self.proposals.dropped(dropped.ticket, dropped.reason)
+        if ready.soft_state is not None:
+            role, leader, term = ready.soft_state
+            logger.info(
+                "term %d: this member is %s, the leader is %s",
+                term,
+                role.value,
+                f"{leader:x}" if leader else "not known",
+            )
+            self.proposals.retry_backlog()
+            self.wake()
+
+    def _apply(self) -> None:
+        applied_index: LogIndex = self.applier.run()
+        if applied_index:
+            self._core.apply_done(applied_index)
+            self.reads.applied(applied_index)
+            self.applier.maybe_flush()
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._stopped:
+            self.stop()
+            self._fatal(error)

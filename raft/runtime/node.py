@@ -1,0 +1,408 @@
+"""A member of a Raft group in this process: what `import raft` is for.
+
+    node = await Node.start(NodeConfig(...), machine)
+    result = await node.propose(b"command", timeout_s=5.0)
+    await node.read_barrier(timeout_s=5.0)      # and then read the state machine
+    await node.stop()
+
+Node puts the parts together and takes them apart; driver.py is what runs meanwhile. Order at the
+start: lock and identity, log, state machine (the caller's), then the network, since a member that
+answers its peers must know what it has promised. At the end the reverse.
+
+A fatal error (the log cannot be written, an invariant is broken, the state machine raised) ends the
+node: nothing more is sent or applied, whoever waits is told what is true, and `wait_stopped` raises it.
+The process should then end with it. It can be started again at any time; what was acknowledged is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from raft.core.errors import ConfigError, InvariantViolation, ProposalTooLarge, Stopping, StorageError
+from raft.core.raft import Raft
+from raft.core.ready import Role
+from raft.core.types import LogIndex, Membership, NodeId, Term
+from raft.runtime.config import NodeConfig
+from raft.runtime.driver import Driver
+from raft.runtime.state_machine import StateMachine
+from raft.runtime.stats import NodeStats
+from raft.runtime.worker import ThreadWorker, Worker
+from raft.storage.directory import DataDirectory
+from raft.storage.errors import IncarnationMismatch, TooManyPeers
+from raft.storage.log_store import LogStore
+from raft.transport import options as transport_options
+from raft.transport.address import address_of
+from raft.transport.grpc_transport import GrpcTransport
+from raft.transport.interface import Transport, TransportStats
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S_MAX = 86_400.0
+"""Of a proposal or a read: a day. What waits for ever is a leak."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A copy of what the node knows, for people and tests."""
+
+    node_id: NodeId
+    cluster_id: int
+    role: Role
+    leader: NodeId
+    """NO_NODE if none is known."""
+    term: Term
+    commit_index: LogIndex
+    applied_index: LogIndex
+    flushed_index: LogIndex
+    """Through which index the state machine is certainly durable."""
+    first_index: LogIndex
+    last_index: LogIndex
+    connected: frozenset[NodeId]
+    """Members to which there is a stream."""
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What a running node consists of, and what was begun when a start failed."""
+
+    directory: DataDirectory
+    owns_directory: bool
+    machine: StateMachine
+    log_worker: Worker
+    flush_worker: Worker
+    log: LogStore | None = None
+    core: Raft | None = None
+    transport: Transport | None = None
+
+
+class Node:
+    """Made by `start`. All methods are called on the event loop's thread."""
+
+    def __init__(self, config: NodeConfig, parts: _Parts) -> None:
+        """For `start` alone."""
+        self.config = config
+        self.run_id = secrets.randbits(64) or 1
+        self._parts = parts
+        self._loop = asyncio.get_running_loop()
+        self._driver: Driver | None = None
+        self._fatal: BaseException | None = None
+        self._stopping = False
+        self._ended = asyncio.Event()
+        self._end_task: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        config: NodeConfig,
+        state_machine: StateMachine,
+        *,
+        directory: DataDirectory | None = None,
+        transport: Transport | None = None,
+        make_worker: Callable[[str], Worker] = ThreadWorker,
+    ) -> Self:
+        """Open the data directory, listen, and begin to take part.
+
+        `directory`: one that the caller has opened (and closes after `stop`), so that its lock
+        also guards his state machine's files; if left out the node opens `config.data_dir`. `transport`:
+        another network than gRPC. The state machine belongs to the node from here on: it is closed by it,
+        also if this raises.
+
+        Raises ConfigError, StorageError (see raft.storage.errors: each names the file and what to
+        do), ListenError. Returns at once, whether or not there is a leader yet.
+        """
+        try:
+            owns_directory = directory is None
+            if directory is None:
+                directory = DataDirectory.open(
+                    config.data_dir,
+                    cluster_id=config.cluster_id,
+                    node_id=config.node_id,
+                    members=config.members,
+                )
+        except BaseException:
+            state_machine.close()
+            raise
+        parts = _Parts(
+            directory,
+            owns_directory,
+            state_machine,
+            make_worker(f"raft log {config.node_id:x}"),
+            make_worker(f"raft flush {config.node_id:x}"),
+        )
+        node = cls(config, parts)
+        try:
+            _check_directory(config, directory)
+            await node._open_log()
+            parts.transport = transport or node._grpc_transport()
+            node._driver = node._make_driver()
+            await parts.transport.start(node._driver)
+        except BaseException:
+            await node._take_apart()
+            raise
+        node._driver.start()
+        return node
+
+    # What the user asks
+
+    async def propose(self, command: bytes, *, timeout_s: float) -> object:
+        """Replicate `command` and return what the state machine of this node made of it.
+
+        Raises ProposalTooLarge, Overloaded, NotLeader (no leader was found in time), Stopping: the
+        command was certainly not applied. Raises OutcomeUnknown when it may have been, or may yet be.
+        An Exception that the state machine returned as the result is raised as it is.
+        """
+        return await self.propose_nowait(command, timeout_s=timeout_s)
+
+    def propose_nowait(self, command: bytes, *, timeout_s: float) -> asyncio.Future[object]:
+        """The same, as a future, without a coroutine for each command. Raises ProposalTooLarge,
+        Overloaded and Stopping at once."""
+        if len(command) > self.config.command_bytes_max:
+            raise ProposalTooLarge(
+                f"a command of {len(command)} bytes; the limit is {self.config.command_bytes_max}"
+            )
+        return self._running().propose(command, _checked(timeout_s))
+
+    async def read_barrier(self, *, timeout_s: float) -> None:
+        """Return once the state machine has applied everything that was committed when this was
+        called: reading it then is linearizable (dissertation 6.4).
+
+        Raises NoQuorum at the deadline, Overloaded, Stopping.
+        """
+        await self._running().read(_checked(timeout_s))
+
+    def status(self) -> NodeStatus:
+        """Also after the end: then the last state. Raises Stopping before the start is done."""
+        core, transport = self._parts.core, self._parts.transport
+        if core is None or self._driver is None or transport is None:
+            raise Stopping("this node is not running")
+        status = core.status()
+        return NodeStatus(
+            node_id=status.node_id,
+            cluster_id=self._parts.directory.identity.cluster_id,
+            role=status.role,
+            leader=status.leader,
+            term=status.term,
+            commit_index=status.commit_index,
+            applied_index=status.applied_index,
+            flushed_index=self._driver.applier.flushed_index,
+            first_index=status.first_index,
+            last_index=status.last_index,
+            connected=transport.connected(),
+        )
+
+    @property
+    def stats(self) -> NodeStats:
+        return self._made_driver().stats
+
+    @property
+    def transport_stats(self) -> TransportStats:
+        transport = self._parts.transport
+        if transport is None:
+            raise Stopping("this node is not running")
+        return transport.stats
+
+    # The end
+
+    async def wait_stopped(self) -> None:
+        """Return when the node has stopped. Raises the fatal error if it stopped by one."""
+        await self._ended.wait()
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def stop(self) -> None:
+        """Stop in order: refuse what is new, wait up to `stop_drain_s` for what is on its way, flush
+        the state machine, close all files. May be called again. Never raises the fatal error."""
+        self._begin_end()
+        await self._ended.wait()
+
+    def _begin_end(self) -> None:
+        if self._end_task is None:
+            self._stopping = True
+            self._end_task = self._loop.create_task(self._end(), name="raft node end")
+
+    def _on_fatal(self, error: BaseException) -> None:
+        if self._fatal is None:
+            self._fatal = error
+            logger.error("this node stops: %s", error)
+        self._begin_end()
+
+    async def _end(self) -> None:
+        try:
+            driver = self._made_driver()
+            if self._fatal is None:
+                driver.proposals.fail_waiting()
+                await self._drain(driver)
+            driver.stop()
+            driver.proposals.fail_all()
+            driver.reads.fail_all()
+            await self._take_apart()
+        except Exception as error:
+            # A disk that fails at the end: the log has promised nothing that is not there.
+            if self._fatal is None:
+                self._fatal = error
+        finally:
+            self._ended.set()
+
+    async def _drain(self, driver: Driver) -> None:
+        """Wait for proposals and reads that are on their way, within limits."""
+        end_s = self._loop.time() + self.config.stop_drain_s
+        while self._loop.time() < end_s and self._fatal is None:
+            if not driver.proposals.handed_count and not len(driver.reads):
+                return
+            await asyncio.sleep(self.config.tick_interval_s / 5)
+
+    async def _take_apart(self) -> None:
+        """Stop and close whatever is there, in order, each also if one before it failed."""
+        parts = self._parts
+        failures: list[BaseException] = []
+
+        async def attempt(step: Callable[[], Any]) -> None:
+            try:
+                result = step()
+                if result is not None:
+                    await result
+            except Exception as error:
+                failures.append(error)
+
+        if parts.transport is not None:
+            await attempt(parts.transport.stop)
+        if self._driver is not None and self._fatal is None:
+            await attempt(self._final_flush)
+        log = parts.log
+        if log is not None:
+            await attempt(lambda: _run(parts.log_worker, log.close))
+        await attempt(parts.log_worker.stop)
+        await attempt(parts.flush_worker.stop)
+        await attempt(parts.machine.close)
+        if parts.owns_directory:
+            await attempt(parts.directory.close)
+        if failures:
+            raise failures[0]
+
+    async def _final_flush(self) -> None:
+        """A restart need not replay what is flushed."""
+        flushed: asyncio.Future[None] = self._loop.create_future()
+        self._made_driver().applier.flush_now(lambda: flushed.set_result(None))
+        await flushed
+
+    # The start
+
+    async def _open_log(self) -> None:
+        parts = self._parts
+        directory = parts.directory
+        log = await _run(
+            parts.log_worker,
+            lambda: LogStore.open(directory.disk, directory.log_path, directory.identity),
+        )
+        parts.log = log
+        applied_index = parts.machine.applied_index
+        if not log.first_index - 1 <= applied_index <= log.last_index:
+            raise StorageError(
+                f"the state machine has applied entry {applied_index}, but the log in "
+                f"{directory.log_path} holds {log.first_index} to {log.last_index}. What to do: if the "
+                "two were not mixed up, remove this member from the cluster and add it again"
+            )
+        try:
+            parts.core = Raft(
+                self.config.core_config(self.run_id),
+                log=log,
+                hard_state=log.hard_state,
+                membership=Membership(voters=frozenset(directory.members)),
+                applied_index=applied_index,
+                random=random.Random(secrets.randbits(64)),
+            )
+        except InvariantViolation as error:
+            raise StorageError(f"the log in {directory.log_path} contradicts itself: {error}") from error
+
+    def _grpc_transport(self) -> GrpcTransport:
+        config, identity = self.config, self._parts.directory.identity
+        own = transport_options.Self(
+            cluster_id=identity.cluster_id,
+            node_id=identity.node_id,
+            name=config.members[config.node_id].name,
+            incarnation=identity.incarnation,
+            run_id=self.run_id,
+        )
+        peers = [
+            transport_options.Peer(i, member.name, tuple(map(address_of, member.peer_urls)))
+            for i, member in config.members.items()
+            if i != config.node_id
+        ]
+        listen = config.listen_peer_urls or config.members[config.node_id].peer_urls
+        return GrpcTransport(
+            own, peers, [address_of(url) for url in listen], self._check_peer, options=config.transport
+        )
+
+    def _check_peer(self, node_id: NodeId, incarnation: int) -> bool:
+        try:
+            self._parts.directory.remember_incarnation(node_id, incarnation)
+        except (IncarnationMismatch, TooManyPeers, ValueError):
+            return False
+        return True
+
+    def _make_driver(self) -> Driver:
+        parts = self._parts
+        if parts.core is None or parts.log is None or parts.transport is None:
+            raise InvariantViolation("a driver before its parts")
+        return Driver(
+            self.config,
+            core=parts.core,
+            log=parts.log,
+            machine=parts.machine,
+            transport=parts.transport,
+            log_worker=parts.log_worker,
+            flush_worker=parts.flush_worker,
+            fatal=self._on_fatal,
+        )
+
+    def _made_driver(self) -> Driver:
+        if self._driver is None:
+            raise Stopping("this node is not running")
+        return self._driver
+
+    def _running(self) -> Driver:
+        if self._stopping:
+            raise Stopping("this node is shutting down")
+        return self._made_driver()
+
+
+def _checked(timeout_s: float) -> float:
+    if not 0 < timeout_s <= TIMEOUT_S_MAX:
+        raise ValueError(f"timeout_s is {timeout_s}; it must be positive, and at most {TIMEOUT_S_MAX}")
+    return timeout_s
+
+
+def _check_directory(config: NodeConfig, directory: DataDirectory) -> None:
+    faults = []
+    identity = directory.identity
+    if (identity.cluster_id, identity.node_id) != (config.cluster_id, config.node_id):
+        faults.append(
+            f"{directory.path} belongs to member {identity.node_id:x} of cluster {identity.cluster_id:x}"
+        )
+    if set(directory.members) != set(config.members):
+        known = ", ".join(f"{i:x}" for i in sorted(directory.members))
+        faults.append(f"{directory.path} was made for a cluster of other members: {known}")
+    if faults:
+        raise ConfigError(faults)
+
+
+async def _run(worker: Worker, job: Callable[[], Any]) -> Any:
+    """Run `job` in `worker` and return its result."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def done(result: Any, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    worker.submit(job, done)
+    return await future

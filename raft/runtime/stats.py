@@ -1,0 +1,37 @@
+"""Counters of a node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class NodeStats:
+    """Since the start of the node. Only ever rise, but for `log_writes_waiting`."""
+
+    turns: int = 0
+    """Rounds of feeding the core and taking one Ready."""
+    ticks: int = 0
+    ticks_skipped: int = 0
+    """Ticks that were not given to the core since the loop had been blocked for so long."""
+
+    messages_stepped: int = 0
+    proposals: int = 0
+    proposal_batches: int = 0
+    proposals_repeated: int = 0
+    """Proposed again after they were certainly lost."""
+    proposals_expired: int = 0
+    reads: int = 0
+    read_batches: int = 0
+    reads_expired: int = 0
+
+    log_writes: int = 0
+    """Calls of LogStore.write. Each syncs at most once."""
+    log_appends: int = 0
+    log_entries: int = 0
+    """log_entries / log_writes is the size of a group commit."""
+
+    entries_applied: int = 0
+    apply_slices: int = 0
+    commands_malformed: int = 0
+    flushes: int = 0
