@@ -1,10 +1,10 @@
 """An asynchronous client for quorumlog and for any other server of the etcd v3 API.
 
-    async with Client("127.0.0.1:2379,127.0.0.1:2389") as client:
-        await client.put(b"k", b"v")
-        kv = await client.get(b"k")
-        txn = Txn().when(Compare("MOD", b"k", "=", kv.mod_revision)).then(Put(b"k", b"w"))
-        result = await client.txn(txn)
+async with Client("127.0.0.1:2379,127.0.0.1:2389") as client:
+    await client.put(b"k", b"v")
+    kv = await client.get(b"k")
+    txn = Txn().when(Compare("MOD", b"k", "=", kv.mod_revision)).then(Put(b"k", b"w"))
+    result = await client.txn(txn)
 """
 
 from kvstore.client.client import CONNECT_TIMEOUT_S, PAGE_KEYS, TIMEOUT_S, Client

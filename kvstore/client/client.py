@@ -223,13 +223,9 @@ class Client:
         response = await self._read(wire.MEMBER_LIST, request, metadata, timeout_s)
         return results.member_list_from(response)
 
-    async def status(
-        self, endpoint: str, *, timeout_s: float | None = None
-    ) -> results.MemberStatus:
+    async def status(self, endpoint: str, *, timeout_s: float | None = None) -> results.MemberStatus:
         """Ask the member at `endpoint`, one of `self.endpoints`, for its own view."""
-        response = await self._ask_one(
-            endpoint, wire.STATUS, rpc_pb2.StatusRequest(), timeout_s
-        )
+        response = await self._ask_one(endpoint, wire.STATUS, rpc_pb2.StatusRequest(), timeout_s)
         return results.status_from(response)
 
     async def status_all(
@@ -250,9 +246,7 @@ class Client:
     ) -> results.HashKVResult:
         """Hash the history of the member at `endpoint` up to `revision` (0: the newest)."""
         request = rpc_pb2.HashKVRequest(revision=revision)
-        return results.hash_kv_from(
-            await self._ask_one(endpoint, wire.HASH_KV, request, timeout_s)
-        )
+        return results.hash_kv_from(await self._ask_one(endpoint, wire.HASH_KV, request, timeout_s))
 
     # Policy
 
@@ -272,9 +266,7 @@ class Client:
         await connection.connect(_left(deadline))
         return await connection.call(method, request, _left(deadline))
 
-    async def _write(
-        self, method: Method[Response], request: Message, timeout_s: float | None
-    ) -> Response:
+    async def _write(self, method: Method[Response], request: Message, timeout_s: float | None) -> Response:
         deadline = self._deadline(timeout_s)
         pause_s = _ROUND_PAUSE_S_MIN
         while True:
@@ -282,9 +274,7 @@ class Client:
             for connection in self._in_order():
                 try:
                     await connection.connect(_left(deadline))
-                    response = await connection.call(
-                        method, request, _left(deadline), wire.REQUIRE_LEADER
-                    )
+                    response = await connection.call(method, request, _left(deadline), wire.REQUIRE_LEADER)
                 except Unavailable as error:
                     errors.append(error)
                 except OutcomeUnknown:

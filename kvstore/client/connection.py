@@ -184,9 +184,7 @@ class Connection:
         for key, value in trailing:
             if key == APPLIED_TRAILER:
                 trailer = value if isinstance(value, str) else value.decode("ascii", "replace")
-        return classify(
-            code, message, endpoint=self.endpoint, is_write=is_write, applied_trailer=trailer
-        )
+        return classify(code, message, endpoint=self.endpoint, is_write=is_write, applied_trailer=trailer)
 
     async def close(self) -> None:
         """End the connection and every call that is under way."""

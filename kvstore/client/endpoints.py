@@ -40,9 +40,7 @@ def parse_endpoint(text: str) -> str:
     rest = rest.removesuffix("/")
     host, colon, port = rest.rpartition(":")
     if not colon or not host or (":" in host and not (host[0] == "[" and host[-1] == "]")):
-        raise ValueError(
-            f"endpoint {stripped!r} is not host:port, e.g. 127.0.0.1:{DEFAULT_PORT_HINT}"
-        )
+        raise ValueError(f"endpoint {stripped!r} is not host:port, e.g. 127.0.0.1:{DEFAULT_PORT_HINT}")
     if any(not character.isprintable() or character in ' /?#@,"' for character in host):
         raise ValueError(f"endpoint {stripped!r}: {host!r} is not a host name")
     if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):

@@ -108,9 +108,7 @@ class Delete:
     prev_kv: bool = False
 
     def to_request(self) -> rpc_pb2.DeleteRangeRequest:
-        return rpc_pb2.DeleteRangeRequest(
-            key=self.key, range_end=self.range_end, prev_kv=self.prev_kv
-        )
+        return rpc_pb2.DeleteRangeRequest(key=self.key, range_end=self.range_end, prev_kv=self.prev_kv)
 
 
 _OPERATORS: Final = {"=": "EQUAL", "!=": "NOT_EQUAL", "<": "LESS", ">": "GREATER"}

@@ -167,8 +167,7 @@ def _response_from(message: rpc_pb2.ResponseOp) -> OpResult:
 
 def member_list_from(message: rpc_pb2.MemberListResponse) -> MemberListResult:
     members = tuple(
-        Member(m.ID, m.name, tuple(m.peerURLs), tuple(m.clientURLs), m.isLearner)
-        for m in message.members
+        Member(m.ID, m.name, tuple(m.peerURLs), tuple(m.clientURLs), m.isLearner) for m in message.members
     )
     return MemberListResult(header_from(message.header), members)
 

@@ -1,0 +1,360 @@
+"""The store: etcd's multi-version key space as a state machine on LevelDB.
+
+Who owns what
+    The event loop's thread applies, reads, and makes every snapshot. One other thread flushes. Nothing
+    keeps keys or values in memory but LevelDB's own caches: the data may be larger than memory.
+
+A write
+    `apply` takes a group of committed commands. Each sees the state with all earlier ones of the group
+    done (`view.Overlay`). The outcome goes to LevelDB as one batch, the applied index in it, so a
+    crash leaves the whole group or none of it (trap 18; etcd #13766 kept the two apart).
+
+A read
+    A key's newest version is one LevelDB get. Everything else runs on a snapshot, in slices.
+
+What a crash leaves
+    The state at some earlier group, see `state_directory`. The log is replayed from `applied_index` + 1.
+
+When LevelDB's files turn out to be corrupt
+    At open: StateCorrupt. While running: a marker is left, the failure is kept, every later call raises
+    it, and `on_failure` is called so that the process ends: it must not go on answering from a state
+    that it cannot read. The next start wipes and rebuilds (`open_or_rebuild`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import plyvel
+from google.protobuf.message import DecodeError
+
+from kvstore import state_directory, txn
+from kvstore.checks import check_delete_range, check_txn
+from kvstore.commands import KIND_BYTES, CommandKind
+from kvstore.errors import (
+    INVALID_COMMAND,
+    KEY_NOT_PROVIDED,
+    SERVER_STOPPED,
+    ApiError,
+    StateCorrupt,
+    StateFormatUnknown,
+)
+from kvstore.hashing import hash_all, hash_revisions
+from kvstore.keys import (
+    FORMAT,
+    LATEST,
+    META_END,
+    META_FORMAT,
+    META_MEMBER,
+    META_NUMBER,
+    META_POSITION,
+    NO_COMPACTION,
+    POSITION,
+    member_meta,
+)
+from kvstore.pb.command_pb2 import PublishRequest
+from kvstore.pb.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, TxnResponse
+from kvstore.ranges import RangeResult, check_revision, range_over
+from kvstore.slices import Sliced, run_sliced
+from kvstore.view import Overlay, SnapshotView
+from raft import Command
+
+logger = logging.getLogger(__name__)
+
+MIB = 1024 * 1024
+FIRST_REVISION = 1
+"""Revision of an empty store; the first write makes 2 (etcd)."""
+
+OPS_UNLIMITED = 2**31
+
+MEMTABLE_BYTES_MAX = 32 * MIB
+"""LevelDB moves its memory table to disk by itself at this size. Below the flush size, so that one flush
+does not write 64 MiB at once; two of them may be in memory."""
+
+
+class Store:
+    """Keys and values with all their versions. Implements raft's StateMachine."""
+
+    def __init__(self, path: str, *, flush_bytes: int = 64 * MIB) -> None:
+        """Open the state in `path`. Raises StateCorrupt, StateFormatUnknown, or OSError.
+
+        `flush_bytes`: ask for a flush after this much was applied; what a restart replays at most.
+        """
+        self._path = path
+        self._flush_bytes = flush_bytes
+        self._written_bytes = 0
+        self._flushed_bytes = 0
+        """`_written_bytes` when the last flush began. Written by the flushing thread alone, the other
+        by the loop's alone: no lock."""
+        self._failure: Exception | None = None
+        self._closed = False
+        self.on_failure: Callable[[Exception], None] | None = None
+        """Called once, on the loop's thread or the flushing one, when the state cannot be used any
+        more. The process must end then."""
+        self._db = state_directory.open_level_db(path, MEMTABLE_BYTES_MAX)
+        try:
+            self._load()
+        except plyvel.CorruptionError as error:
+            self._db.close()
+            raise StateCorrupt(path, str(error)) from error
+        except Exception:
+            self._db.close()
+            raise
+
+    @staticmethod
+    def wipe(path: str) -> None:
+        """Remove a state that StateCorrupt was raised for. The log builds it again."""
+        state_directory.wipe(path)
+
+    def _load(self) -> None:
+        self._applied_index = 0
+        self._applied_term = 0
+        self._revision = FIRST_REVISION
+        self._compact_revision = NO_COMPACTION
+        form = self._db.get(META_FORMAT, verify_checksums=True)
+        if form is None:
+            # The format was the first write of all, so nothing can be there without it.
+            if next(self._db.iterator(include_value=False, verify_checksums=True), None) is not None:
+                raise StateCorrupt(self._path, "there are records, but none that tells their format")
+            self._db.put(META_FORMAT, META_NUMBER.pack(FORMAT))
+            return
+        (found,) = META_NUMBER.unpack(form)
+        if found != FORMAT:
+            raise StateFormatUnknown(self._path, found, FORMAT)
+        position = self._db.get(META_POSITION, verify_checksums=True)
+        if position is not None:
+            unpacked = POSITION.unpack(position)
+            self._applied_index, self._applied_term, self._revision, self._compact_revision = unpacked
+
+    # -- raft's StateMachine --------------------------------------------------------------------------
+
+    @property
+    def applied_index(self) -> int:
+        return self._applied_index
+
+    def apply(self, commands: Sequence[Command], applied_index: int) -> Sequence[object]:
+        """Apply a group. Results: see `kvstore.commands`; an ApiError where a command failed."""
+        self._check_usable()
+        assert applied_index >= self._applied_index, "the applied index went back"
+        assert not commands or commands[0].index > self._applied_index, "a command came twice"
+        term = commands[-1].term if commands else self._applied_term
+        try:
+            state = Overlay(self._db, self._revision, self._compact_revision)
+            apply_one = self._apply_one
+            results = [apply_one(state, command.data) for command in commands]
+            position = POSITION.pack(applied_index, term, state.base_revision, self._compact_revision)
+            self._write(state.pending, position)
+        except plyvel.Error as error:
+            raise self._failed(error) from error
+        self._revision = state.base_revision
+        self._applied_term = term
+        self._applied_index = applied_index
+        return results
+
+    def _write(self, pending: Mapping[bytes, bytes | None], position: bytes) -> None:
+        batch = self._db.write_batch()
+        put = batch.put
+        size = 0
+        for record, value in pending.items():
+            if value is None:
+                batch.delete(record)
+            else:
+                put(record, value)
+                size += len(value)
+            size += len(record)
+        put(META_POSITION, position)
+        batch.write()
+        self._written_bytes += size
+
+    def _apply_one(self, state: Overlay, data: bytes) -> object:
+        """Apply one command and return its result. Never raises for what is in the command."""
+        try:
+            kind = data[0]
+            body = data[KIND_BYTES:]
+            result: object
+            if kind == CommandKind.PUT:
+                put_request = PutRequest.FromString(body)
+                if not put_request.key:
+                    raise KEY_NOT_PROVIDED.error()
+                result = txn.put(state, put_request)
+                if result is None:
+                    result = state.base_revision + 1
+            elif kind == CommandKind.TXN:
+                # Checked again: a state with an empty key in it could not be undone. Not the number
+                # of ops: that is each member's own setting.
+                txn_request = TxnRequest.FromString(body)
+                check_txn(txn_request, OPS_UNLIMITED)
+                result = txn.txn(state, txn_request)
+            elif kind == CommandKind.DELETE_RANGE:
+                delete_request = DeleteRangeRequest.FromString(body)
+                check_delete_range(delete_request)
+                result = txn.delete_range(state, delete_request)
+            elif kind == CommandKind.PUBLISH:
+                result = self._publish(state, PublishRequest.FromString(body), body)
+            else:
+                raise INVALID_COMMAND.error()
+        except ApiError as error:
+            # It must be the same on every member: so only what the state and the command decide.
+            result = error
+        except (IndexError, DecodeError):
+            result = INVALID_COMMAND.error()
+        state.end_command()
+        return result
+
+    def _publish(self, state: Overlay, request: PublishRequest, body: bytes) -> int:
+        state.set(member_meta(request.member_id), body)
+        return state.base_revision
+
+    def flush_wanted(self) -> bool:
+        return self._written_bytes - self._flushed_bytes >= self._flush_bytes
+
+    def flush(self) -> int:
+        """Make durable what is applied now; return its index. Blocking, from a thread of its own.
+
+        `compact_range` moves the memory table into a synced table, and then compacts the keys asked
+        for: none, since no record begins with 0xFF. It reports no error, though. LevelDB remembers a
+        failed write and refuses the next one, so a write tells.
+        """
+        self._check_usable()
+        applied_index = self._applied_index
+        written_bytes = self._written_bytes
+        try:
+            self._db.compact_range(start=b"\xff\xff", stop=b"\xff\xff")
+            self._db.delete(META_END)  # no such record; the write is what counts
+        except plyvel.Error as error:
+            raise self._failed(error) from error
+        self._flushed_bytes = written_bytes
+        return applied_index
+
+    def close(self) -> None:
+        """Flush and close. Whatever cannot be flushed is replayed from the log at the next start."""
+        if self._closed:
+            return
+        try:
+            if self._failure is None:
+                self.flush()
+        finally:
+            self._closed = True
+            self._db.close()
+
+    # -- reading --------------------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        """The revision of the last change."""
+        return self._revision
+
+    @property
+    def compact_revision(self) -> int:
+        """History below this revision is gone; -1 before the first compaction (as in etcd)."""
+        return self._compact_revision
+
+    def get_nowait(self, key: bytes) -> bytes | None:
+        """Return header and value of a key's newest version (see kvstore.keys), or None."""
+        self._check_usable()
+        try:
+            stored: bytes | None = self._db.get(LATEST + key, verify_checksums=True)
+        except plyvel.Error as error:
+            raise self._failed(error) from error
+        return stored
+
+    async def range(self, request: RangeRequest) -> RangeResult:
+        """Answer a range, as of now or as of request.revision. Raises ApiError."""
+        return await self._read(lambda view: range_over(view, request))
+
+    async def txn(self, request: TxnRequest) -> TxnResponse:
+        """Answer a txn that only reads (`checks.is_read_only`). Raises ApiError."""
+        return await self._read(lambda view: txn.read_txn(view, request))
+
+    async def hash_revisions(self, revision: int) -> tuple[int, int]:
+        """Return (hash of all changes up to `revision`, revision of the store). 0: up to now.
+
+        Equal on members that have applied that much. Raises ApiError for future and compacted ones.
+        """
+
+        def work(view: SnapshotView) -> Sliced[tuple[int, int]]:
+            check_revision(view, revision)
+            found = yield from hash_revisions(view, revision or view.revision)
+            return found, view.revision
+
+        return await self._read(work)
+
+    async def hash_all(self) -> tuple[int, int]:
+        """Return (hash of all records that are not this member's own business, revision)."""
+
+        def work(view: SnapshotView) -> Sliced[tuple[int, int]]:
+            found = yield from hash_all(view)
+            return found, view.revision
+
+        return await self._read(work)
+
+    async def _read(self, work: Callable[[SnapshotView], Sliced[Any]]) -> Any:
+        self._check_usable()
+        # Snapshot and revision in one turn of the loop: apply cannot come between.
+        view = SnapshotView(self._db.snapshot(), self._revision, self._compact_revision)
+        try:
+            return await run_sliced(work(view))
+        except plyvel.Error as error:
+            raise self._failed(error) from error
+        except RuntimeError:
+            # plyvel's answer on a closed database: this read was under way at shutdown.
+            if self._closed:
+                raise SERVER_STOPPED.error() from None
+            raise
+        finally:
+            view.close()
+
+    def published_members(self) -> Mapping[int, PublishRequest]:
+        """Return what members have published, by member id."""
+        self._check_usable()
+        try:
+            records = list(self._db.iterator(prefix=META_MEMBER, verify_checksums=True))
+        except plyvel.Error as error:
+            raise self._failed(error) from error
+        found = (PublishRequest.FromString(value) for _, value in records)
+        return {published.member_id: published for published in found}
+
+    def size_bytes(self) -> int:
+        """Return what the state takes on disk."""
+        return state_directory.directory_bytes(self._path)
+
+    # -- failing --------------------------------------------------------------------------------------
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._closed:
+            raise SERVER_STOPPED.error()
+
+    def _failed(self, error: Exception) -> Exception:
+        """Turn an error of LevelDB into the end of this store; return what to raise."""
+        if isinstance(error, plyvel.CorruptionError):
+            state_directory.mark_corrupt(self._path, str(error))
+            return self._fail(StateCorrupt(self._path, str(error)))
+        # A failed write or read: what is on disk is unknown. That is no proof of corruption, so no
+        # marker: the next start drops LevelDB's log and replays, which is right after a failed write.
+        return self._fail(OSError(f"the state in {self._path} failed: {error}"))
+
+    def _fail(self, failure: Exception) -> Exception:
+        if self._failure is None:
+            self._failure = failure
+            logger.critical("%s", failure)
+            if self.on_failure is not None:
+                self.on_failure(failure)
+        return failure
+
+
+def open_or_rebuild(path: str, *, flush_bytes: int = 64 * MIB) -> Store:
+    """Open the state in `path`; if it is corrupt, remove it and begin an empty one.
+
+    Nothing acknowledged is lost by that: the log replays it. Whoever drives the store must compare
+    `applied_index` with the first index that the log still has.
+    """
+    try:
+        return Store(path, flush_bytes=flush_bytes)
+    except StateCorrupt as error:
+        logger.error("%s; removing it now", error)
+        Store.wipe(path)
+        return Store(path, flush_bytes=flush_bytes)
