@@ -10,9 +10,11 @@ may succeed later. "unknown" is never turned into "no" (trap 46). The door sends
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
-from raft import Applied, NoQuorum, NotLeader, OutcomeUnknown, Overloaded, ProposalTooLarge, RaftError, Stopping
+from raft import NoQuorum, NotLeader, OutcomeUnknown, Overloaded, ProposalTooLarge, RaftError, Stopping
+
+Applied: TypeAlias = Literal["yes", "no", "unknown"]
 
 
 class Code(IntEnum):
@@ -160,7 +162,9 @@ ALARM_UNSUPPORTED = Fault(
     Code.UNIMPLEMENTED, "etcdserver: alarms can be listed here, but not activated or deactivated"
 )
 INVALID_COMMAND = _invalid("the log holds a command that this version does not understand")
-STATE_UNREADABLE = Fault(Code.DATA_LOSS, "etcdserver: the state on this member's disk cannot be read")
+INTERNAL = Fault(Code.INTERNAL, "etcdserver: internal error, see the log of this member")
+UNPARSABLE = Fault(Code.INTERNAL, "grpc: error unmarshalling request")
+"""Whose fault it is says the text; the code is what every gRPC server answers here."""
 
 
 def from_raft(error: RaftError, *, leader_known: bool) -> ApiError:
@@ -185,7 +189,11 @@ def from_raft(error: RaftError, *, leader_known: bool) -> ApiError:
     return SERVER_STOPPED.error(applied=error.applied)
 
 
-class StateCorrupt(Exception):
+class StateError(Exception):
+    """The state on this member's disk cannot be used. Never shown to clients: the member ends."""
+
+
+class StateCorrupt(StateError):
     """LevelDB's files under `path` cannot be trusted.
 
     Nothing acknowledged is lost: this is applied state only. Remove it (`Store.wipe`) and it is built
@@ -194,11 +202,20 @@ class StateCorrupt(Exception):
     """
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"the state in {path} is corrupt: {reason}. The next start builds it again from the log")
+        super().__init__(
+            f"the state in {path} is corrupt: {reason}. The next start builds it anew from the log"
+        )
         self.path = path
 
 
-class StateFormatUnknown(Exception):
+class StateFailed(StateError):
+    """A read or a write of the files under `path` failed, or they cannot be opened."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"the state in {path} cannot be used: {reason}")
+
+
+class StateFormatUnknown(StateError):
     """The state was written by a version with another format. Nothing was changed."""
 
     def __init__(self, path: str, found: int, known: int) -> None:

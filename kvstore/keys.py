@@ -81,7 +81,7 @@ class Span(NamedTuple):
             return start, start + b"\x00"
         return start, LATEST + self.end if self.end else LATEST_END
 
-    def index(self) -> tuple[bytes, bytes]:
+    def versions(self) -> tuple[bytes, bytes]:
         """Return start and stop among the `k` records."""
         start = index_prefix(self.key)
         if self.end is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from heapq import merge
 from itertools import islice
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from kvstore.errors import COMPACTED, FUTURE_REVISION, RESPONSE_TOO_LARGE
 from kvstore.keys import (
@@ -54,7 +54,7 @@ ITEM_BYTES = 64
 
 class RangeResult(NamedTuple):
     items: list[Item]
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count is shadowed on purpose
     more: bool
     revision: int
     """Of the view, not the one asked for: it goes into the header."""
@@ -168,12 +168,12 @@ def _stored(view: View, span: Span, revision: int) -> Iterator[Item | None]:
         for record, stored in view.items(*span.latest()):
             yield record[1:], stored
     else:
-        for record in _index_at(view, span, revision):
-            if record is None:
+        for version in _index_at(view, span, revision):
+            if version is None:
                 yield None
                 continue
-            key = index_key(record[:-REVISION_BYTES])
-            yield key, _event(view, record, key)
+            key = index_key(version[:-REVISION_BYTES])
+            yield key, _event(view, version, key)
 
 
 def lookup(view: View, key: bytes, revision: int) -> bytes | None:
@@ -196,7 +196,7 @@ def _event(view: View, index_record: bytes, key: bytes) -> bytes:
 def _index_at(view: View, span: Span, revision: int) -> Iterator[bytes | None]:
     """Yield, for each key of `span` alive at `revision`, its `k` record of then; None at pauses."""
     bound = pack_revision(revision + 1, 0)
-    start, stop = span.index()
+    start, stop = span.versions()
     walked = 0
     while True:
         prefix = b""
@@ -249,7 +249,7 @@ def _count(view: View, span: Span, revision: int) -> Sliced[int]:
 # -- ordering -----------------------------------------------------------------------------------------
 
 
-def _sort_key(target: int) -> Callable[[Item], object]:
+def _sort_key(target: int) -> Callable[[Item], Any]:
     if target == RangeRequest.VERSION:
         return lambda item: unpack_header(item[1])[2]
     if target == RangeRequest.CREATE:
@@ -277,7 +277,7 @@ def _sort(items: list[Item], target: int, descending: bool, wanted_max: int) -> 
         yield
     if len(runs) <= 1:
         return runs[0] if runs else []
-    merged: Iterator[Item] = merge(*runs, key=key, reverse=descending)  # type: ignore[arg-type]
+    merged: Iterator[Item] = merge(*runs, key=key, reverse=descending)
     if wanted_max:
         merged = islice(merged, wanted_max)
     result: list[Item] = []

@@ -24,7 +24,7 @@ from typing import Any
 
 import plyvel
 
-from kvstore.errors import StateCorrupt
+from kvstore.errors import StateCorrupt, StateFailed
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ BLOCK_CACHE_BYTES = 32 * 1024 * 1024
 
 
 def open_level_db(path: str, memtable_bytes_max: int) -> Any:
-    """Open the LevelDB in `path`, made if it is not there. Raises StateCorrupt, or OSError."""
+    """Open the LevelDB in `path`, made if it is not there. Raises StateCorrupt, StateFailed."""
     os.makedirs(path, mode=0o700, exist_ok=True)
     if os.path.exists(os.path.join(path, CORRUPT_MARKER)):
         raise StateCorrupt(path, "an earlier run met corrupt data and left a marker")
@@ -55,7 +55,7 @@ def open_level_db(path: str, memtable_bytes_max: int) -> Any:
     except plyvel.CorruptionError as error:
         raise StateCorrupt(path, str(error)) from error
     except plyvel.IOError as error:
-        raise OSError(f"cannot open the state in {path}: {error}") from error
+        raise StateFailed(path, str(error)) from error
 
 
 def _delete_logs(path: str) -> None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import plyvel
 from google.protobuf.message import DecodeError
@@ -39,6 +39,8 @@ from kvstore.errors import (
     SERVER_STOPPED,
     ApiError,
     StateCorrupt,
+    StateError,
+    StateFailed,
     StateFormatUnknown,
 )
 from kvstore.hashing import hash_all, hash_revisions
@@ -63,6 +65,8 @@ from raft import Command
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MIB = 1024 * 1024
 FIRST_REVISION = 1
 """Revision of an empty store; the first write makes 2 (etcd)."""
@@ -78,7 +82,7 @@ class Store:
     """Keys and values with all their versions. Implements raft's StateMachine."""
 
     def __init__(self, path: str, *, flush_bytes: int = 64 * MIB) -> None:
-        """Open the state in `path`. Raises StateCorrupt, StateFormatUnknown, or OSError.
+        """Open the state in `path`. Raises StateError: StateCorrupt, StateFailed, StateFormatUnknown.
 
         `flush_bytes`: ask for a flush after this much was applied; what a restart replays at most.
         """
@@ -88,9 +92,9 @@ class Store:
         self._flushed_bytes = 0
         """`_written_bytes` when the last flush began. Written by the flushing thread alone, the other
         by the loop's alone: no lock."""
-        self._failure: Exception | None = None
+        self._failure: StateError | None = None
         self._closed = False
-        self.on_failure: Callable[[Exception], None] | None = None
+        self.on_failure: Callable[[StateError], None] | None = None
         """Called once, on the loop's thread or the flushing one, when the state cannot be used any
         more. The process must end then."""
         self._db = state_directory.open_level_db(path, MEMTABLE_BYTES_MAX)
@@ -290,7 +294,7 @@ class Store:
 
         return await self._read(work)
 
-    async def _read(self, work: Callable[[SnapshotView], Sliced[Any]]) -> Any:
+    async def _read(self, work: Callable[[SnapshotView], Sliced[T]]) -> T:
         self._check_usable()
         # Snapshot and revision in one turn of the loop: apply cannot come between.
         view = SnapshotView(self._db.snapshot(), self._revision, self._compact_revision)
@@ -328,16 +332,16 @@ class Store:
         if self._closed:
             raise SERVER_STOPPED.error()
 
-    def _failed(self, error: Exception) -> Exception:
+    def _failed(self, error: Exception) -> StateError:
         """Turn an error of LevelDB into the end of this store; return what to raise."""
         if isinstance(error, plyvel.CorruptionError):
             state_directory.mark_corrupt(self._path, str(error))
             return self._fail(StateCorrupt(self._path, str(error)))
         # A failed write or read: what is on disk is unknown. That is no proof of corruption, so no
         # marker: the next start drops LevelDB's log and replays, which is right after a failed write.
-        return self._fail(OSError(f"the state in {self._path} failed: {error}"))
+        return self._fail(StateFailed(self._path, str(error)))
 
-    def _fail(self, failure: Exception) -> Exception:
+    def _fail(self, failure: StateError) -> StateError:
         if self._failure is None:
             self._failure = failure
             logger.critical("%s", failure)

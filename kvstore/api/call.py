@@ -1,0 +1,152 @@
+"""What is common to all methods: what a handler is given, and what it stands on."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from google.protobuf.message import DecodeError, Message
+
+from kvstore.commands import CommandKind, encode_command
+from kvstore.errors import (
+    INTERNAL,
+    NO_LEADER,
+    REQUEST_TOO_LARGE,
+    SERVER_STOPPED,
+    TIMEOUT,
+    UNPARSABLE,
+    ApiError,
+    StateError,
+    from_raft,
+)
+from kvstore.pb.rpc_pb2 import ResponseHeader
+from kvstore.replica import Replica
+from kvstore.store import Store
+from raft import RaftError
+
+logger = logging.getLogger(__name__)
+
+MIB = 1024 * 1024
+
+Reply: TypeAlias = Message | bytes
+"""bytes: serialized already, where doing it at once would take too long."""
+
+DEADLINE_SHARE = 0.9
+"""How much of a client's own deadline a wait may use: the answer must come before it, so that the client
+reads "request timed out" from us and not merely its own DeadlineExceeded."""
+
+
+class Call(Protocol):
+    """One request as a door received it."""
+
+    @property
+    def request_bytes(self) -> bytes:
+        """The serialized request, as it came: it goes into the log like that."""
+        ...
+
+    def time_left_s(self) -> float | None:
+        """Seconds until the client gives up; None if it waits for ever."""
+        ...
+
+    def metadata(self, key: str) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    max_request_bytes: int = MIB * 3 // 2
+    """A request that goes into the log (etcd: 1.5 MiB)."""
+    max_txn_ops: int = 128
+    """Comparisons or operations in a branch of a txn, children included (etcd: 128)."""
+    election_timeout_s: float = 1.0
+
+    @property
+    def request_timeout_s(self) -> float:
+        """How long a request may wait for the log: etcd's rule, long enough for an election."""
+        return 5.0 + 2 * self.election_timeout_s
+
+
+class Method(NamedTuple):
+    """A unary method: its gRPC path, its request's type, what answers it."""
+
+    path: str
+    request_type: type[Message]
+    handler: Callable[[Any, Call], Awaitable[Reply]]
+
+
+class ApiContext:
+    """What handlers stand on: a replica, its store, and the settings."""
+
+    def __init__(self, store: Store, replica: Replica, settings: ApiSettings | None = None) -> None:
+        self.store = store
+        self.replica = replica
+        self.settings = settings or ApiSettings()
+
+    def fill_header(self, header: ResponseHeader, revision: int = 0) -> None:
+        """Complete the header of a top-level answer. `revision` 0 leaves it as it is.
+
+        The term must be this member's true one: Patroni refuses a member whose term goes back.
+        """
+        status = self.replica.status()
+        header.cluster_id = status.cluster_id
+        header.member_id = status.node_id
+        header.raft_term = status.term
+        if revision:
+            header.revision = revision
+
+    def check_leader(self, call: Call) -> None:
+        """Refuse at once, if the client asks for that, while no leader is known (`hasleader`)."""
+        if call.metadata("hasleader") == "true" and not self.replica.status().leader:
+            raise NO_LEADER.error()
+
+    async def propose(self, kind: CommandKind, call: Call) -> Any:
+        """Have the request applied and return the store's result. Raises ApiError."""
+        request = call.request_bytes
+        if len(request) > self.settings.max_request_bytes:
+            raise REQUEST_TOO_LARGE.error()
+        try:
+            return await self.replica.propose(encode_command(kind, request), timeout_s=self._timeout_s(call))
+        except RaftError as error:
+            raise from_raft(error, leader_known=bool(self.replica.status().leader)) from error
+
+    async def read_barrier(self, call: Call) -> None:
+        """Wait until what is read here next is linearizable. Raises ApiError."""
+        try:
+            await self.replica.read_barrier(timeout_s=self._timeout_s(call))
+        except RaftError as error:
+            raise from_raft(error, leader_known=bool(self.replica.status().leader)) from error
+
+    def _timeout_s(self, call: Call) -> float:
+        longest = self.settings.request_timeout_s
+        left = call.time_left_s()
+        if left is None:
+            return longest
+        if left <= 0:
+            raise TIMEOUT.error()
+        return min(longest, left * DEADLINE_SHARE)
+
+
+async def answer(method: Method, call: Call) -> bytes:
+    """Parse, handle, serialize. Raises ApiError, and besides CancelledError nothing else.
+
+    Every door goes through here, so that whatever happens in a handler has one meaning.
+    """
+    try:
+        request = method.request_type.FromString(call.request_bytes)
+    except DecodeError:
+        raise UNPARSABLE.error() from None
+    try:
+        reply = await method.handler(request, call)
+        return reply if isinstance(reply, bytes) else reply.SerializeToString()
+    except ApiError:
+        raise
+    except StateError:
+        # Logged where it happened. This member is ending; another can serve.
+        raise SERVER_STOPPED.error(applied="unknown") from None
+    except Exception as error:
+        # Type and frames, not the text: an exception's text may quote a key.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("%s: unexpected %s\n%s", method.path, type(error).__name__, frames)
+        raise INTERNAL.error(applied="unknown") from None
