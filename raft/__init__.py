@@ -4,6 +4,7 @@ These are the public names; whatever is not listed here may change without notic
 """
 
 from raft.core.errors import (
+    Applied,
     Compacted,
     ConfigError,
     InvariantViolation,
@@ -27,12 +28,14 @@ from raft.runtime.node import Node, NodeStatus
 from raft.runtime.state_machine import Command, StateMachine
 from raft.runtime.stats import NodeStats
 from raft.storage.directory import DataDirectory, InitialMember
+from raft.transport.address import address_of
 from raft.transport.interface import IdentityRefused, ListenError, Transport, TransportStats
 from raft.transport.memory import MemoryNetwork, MemoryTransport
 from raft.transport.options import TransportOptions
 
 __all__ = [
     "NO_NODE",
+    "Applied",
     "Command",
     "Compacted",
     "ConfigError",
@@ -67,4 +70,5 @@ __all__ = [
     "TransportOptions",
     "TransportStats",
     "Unavailable",
+    "address_of",
 ]

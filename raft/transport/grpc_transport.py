@@ -285,10 +285,12 @@ def _bind(server: grpc.aio.Server, address: str) -> int:
 
 
 def _probe(address: str, host: str, port: int) -> None:
+    """Raise ListenError if nothing can listen on host:port, with the reason that gRPC does not give."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise ListenError(f"cannot listen on {address}: {error}") from error
+        raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
+    reasons = []
     for family, kind, protocol, _, target in found:
         with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -297,6 +299,8 @@ def _probe(address: str, host: str, port: int) -> None:
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     text = "another process listens there"
-                else:
-                    text = str(error.strerror or error)
-                raise ListenError(f"cannot listen on {address}: {text}") from error
+                    raise ListenError(f"cannot listen on {address}: {text}") from error
+                reasons.append(str(error.strerror or error))
+    # "localhost" is often two addresses, and on many machines one of them does not exist.
+    if len(reasons) == len(found):
+        raise ListenError(f"cannot listen on {address}: {reasons[0]}")
