@@ -1,0 +1,65 @@
+"""What a run has reached. A simulator that finds nothing and reaches nothing is blind; these
+numbers, printed after every range of seeds, are how one sees the difference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+REACHED = (
+    "events",
+    "ticks",
+    "elections_started",
+    "leaders_elected",
+    "leaders_deposed",
+    "entries_committed",
+    "entries_applied",
+    "tail_truncations",
+    "crashes",
+    "crashes_of_all",
+    "power_cuts_in_a_write",
+    "power_cuts_in_recovery",
+    "restarts",
+    "restarts_from_flushed_state",
+    "unsynced_bytes_lost",
+    "entries_lost_unsynced",
+    "group_commits",
+    "group_commits_of_many",
+    "partitions",
+    "one_way_cuts",
+    "pauses",
+    "slow_disks",
+    "messages_sent",
+    "messages_dropped",
+    "messages_cut",
+    "messages_duplicated",
+    "messages_reordered",
+    "messages_to_the_dead",
+    "proposals",
+    "proposals_forwarded",
+    "proposals_refused",
+    "reproposals",
+    "writes_acknowledged",
+    "writes_failed",
+    "writes_unknown",
+    "writes_unknown_but_committed",
+    "compares_failed",
+    "reads_served",
+    "reads_served_by_followers",
+    "reads_failed",
+)
+"""Every counter, in the order of the summary."""
+
+
+def new_counts() -> Counter[str]:
+    """Return counters that are all present, at 0, so that what was never reached shows as 0."""
+    return Counter(dict.fromkeys(REACHED, 0))
+
+
+def add_counts(many: Iterable[Counter[str]]) -> Counter[str]:
+    """Return the sum over several runs."""
+    total = new_counts()
+    for counts in many:
+        for name, value in counts.items():
+            total[name] += value
+    return total

@@ -1,0 +1,169 @@
+"""Who makes trouble: crashes, partitions, pauses, slow disks, at times drawn from the profile.
+
+Most bugs of consensus code live in the few steps after an election, a vote or a commit, where a fault at a
+random time seldom falls. `at_moment` is called by the world at those steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from raft.core.types import NodeId
+from raft.testing.clock import TICK, Time
+from raft.testing.node import SimNode
+from raft.testing.world import World
+
+Link = tuple[NodeId, NodeId]
+
+
+class Troublemaker:
+    """Schedules all faults of a run but those of single messages."""
+
+    def __init__(self, world: World, cut: Callable[[list[Link]], None], heal: Callable[[], None]) -> None:
+        self._world = world
+        self._random = world.split_random()
+        self._cut = cut
+        self._heal = heal
+        self._partition = 0
+        """Number of the newest partition: only its own end heals it."""
+
+    def start(self) -> None:
+        profile = self._world.profile
+        self._repeat(profile.crash_ticks, self._crash)
+        self._repeat(profile.partition_ticks, self._make_partition)
+        self._repeat(profile.pause_ticks, self._pause)
+        self._repeat(profile.slow_disk_ticks, self._slow_disk)
+        self._repeat(profile.nudge_ticks, self._nudge)
+
+    def _repeat(self, mean_ticks: float, action: Callable[[], None]) -> None:
+        """Do `action` again and again, with exponential pauses, until the world is calm."""
+        if not mean_ticks:
+            return
+
+        def act() -> None:
+            if not self._world.calm:
+                action()
+                again()
+
+        def again() -> None:
+            self._world.clock.call_later(int(self._random.expovariate(1 / (mean_ticks * TICK))), act)
+
+        again()
+
+    # Crashes
+
+    def _crash(self) -> None:
+        world, random = self._world, self._random
+        everybody = [node for node in self._all() if node.up]
+        if not everybody:
+            return
+        if random.random() < world.profile.crash_all:
+            world.counts["crashes_of_all"] += 1
+            power_cut = random.random() < 0.7
+            for node in everybody:
+                self._end(node, power_cut=power_cut)
+        else:
+            self._strike(self._victim(everybody))
+
+    def _strike(self, node: SimNode) -> None:
+        world, random = self._world, self._random
+        if random.random() < world.profile.crash_in_write:
+            node.power.arm(random.randrange(4))
+            # A node that does not write meanwhile crashes all the same.
+            world.clock.call_later(5 * TICK, self._end_if_still, node, node.life)
+        else:
+            self._end(node, power_cut=random.random() < 0.7)
+
+    def _end_if_still(self, node: SimNode, life: int) -> None:
+        if node.life == life:
+            self._end(node, power_cut=True)
+
+    def _end(self, node: SimNode, *, power_cut: bool) -> None:
+        node.crash(power_cut=power_cut)
+        self._world.restart_later(node)
+
+    def at_moment(self, node: SimNode) -> None:
+        """Perhaps crash `node` within the next steps."""
+        world, random = self._world, self._random
+        if not world.calm and random.random() < world.profile.crash_at_moment:
+            delay: Time = random.choice((0, TICK // 20, TICK // 4, TICK))
+            world.clock.call_later(random.randrange(delay + 1), self._end_if_still, node, node.life)
+
+    # Partitions
+
+    def _make_partition(self) -> None:
+        world, random = self._world, self._random
+        ids = sorted(world.nodes)
+        if len(ids) < 2:
+            return
+        self._heal()
+        self._partition += 1
+        links = random.choice((self._halves, self._isolate, self._isolate, self._one_way, self._any_links))(ids)
+        self._cut(links)
+        world.counts["partitions"] += 1
+        both = set(links)
+        world.counts["one_way_cuts"] += sum((b, a) not in both for a, b in links)
+        if world.story is not None:
+            world.note(0, "cut: {}", ", ".join(f"{a}->{b}" for a, b in sorted(links)))
+        length = int(random.random() * world.profile.partition_length_ticks * TICK)
+        world.clock.call_later(length, self._end_partition, self._partition)
+
+    def _end_partition(self, number: int) -> None:
+        if number == self._partition:
+            self._heal()
+            self._world.note(0, "all links are mended")
+
+    def _halves(self, ids: list[NodeId]) -> list[Link]:
+        """Two groups that do not hear each other; sometimes one node hears both (a bridge)."""
+        random = self._random
+        some = set(random.sample(ids, random.randrange(1, len(ids))))
+        bridge = random.choice(ids) if random.random() < 0.3 else 0
+        return [
+            (a, b) for a in ids for b in ids if (a in some) != (b in some) and bridge not in (a, b)
+        ]
+
+    def _isolate(self, ids: list[NodeId]) -> list[Link]:
+        """One node alone: the leader, or any."""
+        one = self._victim(self._all()).node_id
+        return [link for other in ids if other != one for link in ((one, other), (other, one))]
+
+    def _one_way(self, ids: list[NodeId]) -> list[Link]:
+        """One node is heard by nobody, or hears nobody."""
+        one = self._victim(self._all()).node_id
+        if self._random.random() < 0.5:
+            return [(one, other) for other in ids if other != one]
+        return [(other, one) for other in ids if other != one]
+
+    def _any_links(self, ids: list[NodeId]) -> list[Link]:
+        """Each direction of each link by a throw of the dice."""
+        share = self._random.uniform(0.1, 0.8)
+        return [(a, b) for a in ids for b in ids if a != b and self._random.random() < share]
+
+    # The rest
+
+    def _pause(self) -> None:
+        world = self._world
+        node = self._victim(self._all())
+        if not node.up or node.paused:
+            return
+        node.pause()
+        world.counts["pauses"] += 1
+        length = int(self._random.random() * world.profile.pause_length_ticks * TICK)
+        world.note(node.node_id, "is paused for {} ticks", length / TICK)
+        world.clock.call_later(length, node.resume)
+
+    def _slow_disk(self) -> None:
+        node = self._random.choice(self._all())
+        node.slow_disk_factor = self._random.choice((1, 10, 50))
+        self._world.counts["slow_disks"] += node.slow_disk_factor > 1
+
+    def _nudge(self) -> None:
+        self._random.choice(self._all()).campaign()
+
+    def _all(self) -> list[SimNode]:
+        return [self._world.nodes[node_id] for node_id in sorted(self._world.nodes)]
+
+    def _victim(self, nodes: list[SimNode]) -> SimNode:
+        """Half the time a leader, if there is one: what befalls others is seldom of interest."""
+        leaders = [n for n in nodes if self._world.cluster.nodes[n.node_id].leader_in]
+        return self._random.choice(leaders if leaders and self._random.random() < 0.5 else nodes)

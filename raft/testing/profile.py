@@ -1,0 +1,166 @@
+"""What one seed does to its cluster: swarm testing.
+
+Groce et al., "Swarm Testing" (ISSTA 2012): a run with every fault switched on at a medium rate
+hides bugs, since faults undo each other: a cluster that is cut all the time never commits what a crash
+could then lose. So each seed draws a random subset of the faults, and how hard each one hits.
+
+Rates are given as the mean pause between two faults, in ticks; 0 switches the fault off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from raft.testing.clock import TICK, Time
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFaults:
+    """How links behave. Probabilities are per message."""
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    delay_min: Time = 10
+    delay_max: Time = 100
+    slow: float = 0.0
+    """Probability of a message that takes up to `slow_max` instead: it arrives in another term."""
+    slow_max: Time = 0
+    in_order: bool = True
+    """True: a link delivers in the order of sending, as a TCP stream does. False: it reorders."""
+    cut_in_flight: bool = True
+    """True: a partition also loses what is on its way."""
+
+    def calm(self) -> NetworkFaults:
+        """Return the same links without faults, for the liveness phase."""
+        return NetworkFaults(delay_min=self.delay_min, delay_max=self.delay_max)
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    """What is drawn of raft.core.config.Config."""
+
+    election_timeout_ticks: int = 10
+    heartbeat_ticks: int = 1
+    append_bytes_max: int = 1 << 20
+    inflight_messages_max: int = 64
+    uncommitted_bytes_max: int = 64 << 20
+    apply_bytes_max: int = 1 << 20
+    apply_inflight_bytes_max: int = 8 << 20
+    pre_vote: bool = True
+    check_quorum: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Everything that a seed decides before its first step."""
+
+    voters: int
+    core: CoreSettings
+    network: NetworkFaults
+    codec: bool
+    """Messages pass through the wire format."""
+    batching: float
+    """Probability that a node gathers inputs for a moment before it takes a Ready."""
+    clock_skew: float
+    """Nodes tick up to this fraction faster or slower than virtual time."""
+    write_delay_max: Time
+    apply_delay_max: Time
+    crash_ticks: float
+    crash_all: float
+    """Probability that a crash takes every node at once."""
+    crash_in_write: float
+    """Probability that a crash strikes in the middle of the node's next disk operations."""
+    crash_at_moment: float
+    """Probability of a crash shortly after a vote, an election or a commit: where bugs live."""
+    down_ticks_max: float
+    keep_state: float
+    """Probability that a restarted node finds the state that its machine last flushed."""
+    partition_ticks: float
+    partition_length_ticks: float
+    pause_ticks: float
+    pause_length_ticks: float
+    slow_disk_ticks: float
+    nudge_ticks: float
+    """Pause between campaigns that are started by hand."""
+    clients: int
+    keys: int
+    think_ticks_max: float
+    timeout_ticks: float
+    read_share: float
+    compare_share: float
+    padding_bytes_max: int
+
+
+def draw_profile(random: Random) -> Profile:
+    """Draw a profile. Uses `random` a fixed way, so that a seed means the same run for ever
+    on one commit."""
+
+    def rarely(probability: float, low: float, high: float) -> float:
+        """A fault that only some seeds have, at a rate that differs by orders of magnitude."""
+        on, size = random.random() < probability, random.random()
+        return low * (high / low) ** size if on else 0.0
+
+    return Profile(
+        voters=random.choices((1, 2, 3, 4, 5), weights=(2, 2, 50, 4, 42))[0],
+        core=_draw_core(random),
+        network=_draw_network(random),
+        codec=random.random() < 0.5,
+        batching=random.choice((0.0, 0.0, 0.3, 0.9)),
+        clock_skew=rarely(0.4, 0.01, 0.3),
+        write_delay_max=int(TICK * random.choice((0.02, 0.1, 0.5, 2.0))),
+        apply_delay_max=int(TICK * random.choice((0.01, 0.05, 0.5, 3.0))),
+        crash_ticks=rarely(0.75, 8, 150),
+        crash_all=rarely(0.5, 0.02, 0.4),
+        crash_in_write=rarely(0.6, 0.1, 0.8),
+        crash_at_moment=rarely(0.55, 0.01, 0.3),
+        down_ticks_max=random.choice((0.2, 2.0, 10.0, 40.0)),
+        keep_state=random.choice((0.0, 0.5, 1.0)),
+        partition_ticks=rarely(0.65, 8, 100),
+        partition_length_ticks=random.choice((3.0, 12.0, 40.0)),
+        pause_ticks=rarely(0.35, 15, 150),
+        pause_length_ticks=random.choice((2.0, 15.0, 40.0)),
+        slow_disk_ticks=rarely(0.3, 20, 150),
+        nudge_ticks=rarely(0.35, 10, 100),
+        clients=random.choice((1, 2, 3, 4, 6)),
+        keys=random.choice((1, 2, 3)),
+        think_ticks_max=random.choice((0.3, 1.0, 3.0, 8.0)),
+        timeout_ticks=random.choice((6.0, 20.0, 60.0)),
+        read_share=random.choice((0.2, 0.4, 0.6)),
+        compare_share=random.choice((0.0, 0.2, 0.4)),
+        padding_bytes_max=random.choice((0, 0, 40, 400)),
+    )
+
+
+def _draw_core(random: Random) -> CoreSettings:
+    small_appends = random.random() < 0.5
+    pre_vote, check_quorum = random.choices(
+        ((True, True), (True, False), (False, True), (False, False)), weights=(60, 10, 10, 20)
+    )[0]
+    return CoreSettings(
+        election_timeout_ticks=random.choice((6, 10, 10, 16)),
+        heartbeat_ticks=random.choice((1, 1, 2)),
+        # One entry a message: without this a new leader's first append carries the old entries and its
+        # own no-op together, and Figure 8 can never happen.
+        append_bytes_max=random.choice((1, 1, 120, 600)) if small_appends else 1 << 20,
+        inflight_messages_max=random.choice((1, 2, 4, 64)),
+        uncommitted_bytes_max=random.choice((400, 2000, 64 << 20, 64 << 20)),
+        apply_bytes_max=random.choice((1, 500, 1 << 20)),
+        apply_inflight_bytes_max=random.choice((500, 8 << 20)),
+        pre_vote=pre_vote,
+        check_quorum=check_quorum,
+    )
+
+
+def _draw_network(random: Random) -> NetworkFaults:
+    low, high = random.choice(((5, 20), (10, 100), (50, 800), (200, 2500)))
+    return NetworkFaults(
+        drop=random.choice((0.0, 0.0, 0.01, 0.05, 0.2)),
+        duplicate=random.choice((0.0, 0.0, 0.02, 0.2)),
+        delay_min=low,
+        delay_max=high,
+        slow=random.choice((0.0, 0.0, 0.02, 0.1)),
+        slow_max=int(TICK * random.choice((5, 30))),
+        in_order=random.random() < 0.4,
+        cut_in_flight=random.random() < 0.5,
+    )

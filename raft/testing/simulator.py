@@ -1,0 +1,296 @@
+"""One seed, one run: a cluster in a bad world, then a calm one, and judges beside it.
+
+Safety phase: faults and clients as the seed's profile has them, for a number of steps. After each
+step the invariants and the oracle look at what has changed.
+
+Liveness phase: faults stop, every node comes up, messages arrive. Within LIVENESS_ELECTIONS_MAX election
+timeouts there must be one leader whom all follow, a new write must have been acknowledged, and all nodes must have applied
+the same log. A cluster that is safe since it does nothing fails here.
+
+Everything comes from one random.Random(seed); each inhabitant draws its own generator from it at
+birth. Time is a number. Nothing is walked in an order that depends on hashes. So a seed on one commit is one
+run, and `trace_hash`, taken over every step, tells whether two runs were the same.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from zlib import crc32
+
+from raft.core.config import Config
+from raft.core.messages import Message, RequestVoteReply
+from raft.core.raft import Raft
+from raft.core.types import LogIndex, NodeId, Term
+from raft.testing.clients import Client
+from raft.testing.clock import TICK, VirtualClock
+from raft.testing.counts import new_counts
+from raft.testing.faults import Troublemaker
+from raft.testing.invariants import Cluster, Violation
+from raft.testing.network import Codec, VirtualNetwork
+from raft.testing.node import SimNode
+from raft.testing.oracle import Oracle, Outcome
+from raft.testing.plants import Plant
+from raft.testing.profile import Profile, draw_profile
+from raft.testing.world import Story
+from raft.transport.codec import BlockCache, decode_frame, encode_message, frame_of
+
+STEPS = 3000
+"""Actions of the safety phase, if nothing else is asked for: some 300 ticks, 20 to 30 election timeouts."""
+
+LIVENESS_ELECTIONS_MAX = 40
+"""Election timeouts within which a calm cluster must be well. With five nodes two in five elections
+may split; twenty in a row do not."""
+
+
+@dataclass(slots=True)
+class Result:
+    """How a run ended."""
+
+    seed: int
+    violation: str = ""
+    """Name of the invariant or rule that did not hold; "" if all did."""
+    detail: str = ""
+    step: int = 0
+    trace_hash: int = 0
+    counts: Counter[str] = field(default_factory=new_counts)
+
+
+class Simulation:
+    """A World, made from a seed."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        steps: int = STEPS,
+        plant: Plant | None = None,
+        ignored: frozenset[str] = frozenset(),
+        story: Story | None = None,
+        profile: Profile | None = None,
+    ) -> None:
+        """`plant`: run with a planted bug. `ignored`: names of invariants not to be checked.
+        `profile`: use this one, not the one that the seed draws."""
+        self.seed = seed
+        self.steps = steps
+        self.story = story
+        self.counts = new_counts()
+        self.clock = VirtualClock()
+        self.trace_hash = 0
+        self.calm = False
+        self._random = Random(seed)
+        drawn = draw_profile(self.split_random())
+        self.profile = profile or drawn
+        voters = frozenset(range(1, self.profile.voters + 1))
+        self.cluster = Cluster(voters, ignored)
+        self.oracle = Oracle()
+        self.network = VirtualNetwork(
+            self.clock,
+            self.split_random(),
+            self.profile.network,
+            self._arrived,
+            self.counts,
+            _wire_codec() if self.profile.codec else None,
+        )
+        self.nodes: dict[NodeId, SimNode] = {}
+        for node_id in sorted(voters):
+            self.nodes[node_id] = SimNode(self, node_id, voters, plant.raft if plant else Raft)
+        self._trouble = Troublemaker(self, self.network.cut, self.network.heal)
+        self._clients = [Client(self, number) for number in range(self.profile.clients)]
+        self._writes_before_calm = 0
+
+    # The run
+
+    def run(self) -> Result:
+        """Run both phases. Never raises for a fault of the code under test: the Result tells it."""
+        result = Result(self.seed, counts=self.counts)
+        try:
+            self._safety_phase()
+            self._liveness_phase()
+        except Violation as violation:
+            result.violation, result.detail = violation.invariant, violation.detail
+        except Exception as error:
+            # An assertion of the code under test, or a refusal of the log to open, is a finding too.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            result.violation = f"no_exception.{type(error).__name__}"
+            result.detail = f"{error} (in {where.name}, line {where.lineno})"
+            self.note(0, "{}", traceback.format_exc())
+        result.step, result.trace_hash = self.counts["events"], self.trace_hash
+        if result.violation:
+            self.note(0, "VIOLATION of {}: {}", result.violation, result.detail)
+        return result
+
+    def _safety_phase(self) -> None:
+        self.note(0, "seed {}: {}", self.seed, self.profile)
+        for node in self.nodes.values():
+            node.start()
+        for client in self._clients:
+            client.think()
+        self._trouble.start()
+        for _ in range(self.steps):
+            self._step()
+
+    def _liveness_phase(self) -> None:
+        self.note(0, "faults stop")
+        self.calm = True
+        self.network.heal()
+        self.network.faults = self.profile.network.calm()
+        for node in self.nodes.values():
+            node.slow_disk_factor = 1
+            node.resume()
+        self._writes_before_calm = self.counts["writes_acknowledged"]
+        timeout = self.profile.core.election_timeout_ticks * TICK
+        deadline = self.clock.now + LIVENESS_ELECTIONS_MAX * timeout
+        while self.clock.now < deadline:
+            pause_until = self.clock.now + timeout
+            while self.clock.now < pause_until:
+                self._step()
+            if not self._what_is_amiss():
+                break
+        else:
+            raise Violation(
+                "liveness", f"{LIVENESS_ELECTIONS_MAX} election timeouts in calm: {self._what_is_amiss()}"
+            )
+        self._last_judgement()
+
+    def _what_is_amiss(self) -> str:
+        """Return why the cluster cannot be called well, or ""."""
+        down = [node_id for node_id, node in self.nodes.items() if not node.up]
+        if down:
+            return f"nodes {down} are down"
+        cores = {node_id: node.core for node_id, node in self.nodes.items()}
+        views = {node_id: (core.term, core.leader) for node_id, core in cores.items()}
+        if len(set(views.values())) != 1 or not next(iter(views.values()))[1]:
+            return f"no common leader; (term, leader) at each node: {views}"
+        if self.counts["writes_acknowledged"] == self._writes_before_calm:
+            return "no write was acknowledged"
+        commits = {node_id: core.commit_index for node_id, core in cores.items()}
+        # Clients go on, so a follower may be some entries behind at any moment.
+        behind = max(commits.values()) - min(node.machine.applied_index for node in self.nodes.values())
+        if behind > 100:
+            return f"commit indexes {commits}, applied is up to {behind} entries behind"
+        return ""
+
+    def _last_judgement(self) -> None:
+        """Let calls and queues run dry, then compare what every node has."""
+        deadline = self.clock.now + LIVENESS_ELECTIONS_MAX * self.profile.core.election_timeout_ticks * TICK
+        for client in self._clients:
+            client.stop()
+        last = len(self.cluster.committed) - 1
+        while any(node.machine.applied_index < last for node in self.nodes.values()):
+            if self.clock.now >= deadline:
+                applied = {node_id: node.machine.applied_index for node_id, node in self.nodes.items()}
+                raise Violation("liveness", f"{last} is committed, applied in calm: {applied}")
+            self._step()
+            last = len(self.cluster.committed) - 1
+        expected = self.oracle.state()
+        for node_id, node in self.nodes.items():
+            if node.machine.applied_index == last and node.machine.state != expected:
+                raise Violation(
+                    "same_state_everywhere",
+                    f"node {node_id} has {node.machine.state}, the log gives {expected}",
+                )
+        for operation in self.oracle.operations.values():
+            if operation.outcome is Outcome.UNKNOWN and operation.number in self.oracle.positions:
+                self.counts["writes_unknown_but_committed"] += 1
+
+    def _step(self) -> None:
+        self.counts["events"] += 1
+        if not self.clock.step():
+            raise AssertionError("nothing is left to happen, not even a tick")
+        if self.cluster.newly_committed:
+            self._take_committed()
+
+    def _take_committed(self) -> None:
+        entries, self.cluster.newly_committed = self.cluster.newly_committed, []
+        self.counts["entries_committed"] += len(entries)
+        self.note(0, "committed through {}", entries[-1].index)
+        self.oracle.committed(entries)
+
+    # What the inhabitants ask
+
+    def split_random(self) -> Random:
+        return Random(self._random.getrandbits(64))
+
+    def core_config(self, node_id: NodeId, run_id: int) -> Config:
+        core = self.profile.core
+        return Config(
+            node_id=node_id,
+            run_id=run_id,
+            election_timeout_ticks=core.election_timeout_ticks,
+            heartbeat_ticks=core.heartbeat_ticks,
+            append_bytes_max=core.append_bytes_max,
+            inflight_messages_max=core.inflight_messages_max,
+            inflight_bytes_max=max(8 << 20, core.append_bytes_max),
+            uncommitted_bytes_max=core.uncommitted_bytes_max,
+            apply_bytes_max=core.apply_bytes_max,
+            apply_inflight_bytes_max=core.apply_inflight_bytes_max,
+            pre_vote=core.pre_vote,
+            check_quorum=core.check_quorum,
+        )
+
+    def send(self, message: Message) -> None:
+        if self.story is not None:
+            self.story.message(self.clock.now, "sends", message)
+        self.cluster.message_left(message)
+        if isinstance(message, RequestVoteReply) and message.granted:
+            self.moment(self.nodes[message.sender])
+        self.network.send(message)
+
+    def _arrived(self, message: Message) -> None:
+        node = self.nodes[message.to]
+        if node.up:
+            if self.story is not None:
+                self.story.message(self.clock.now, "gets", message)
+            node.deliver(message)
+            return
+        self.counts["messages_to_the_dead"] += 1
+        # The sender's transport may notice, as with a refused connection.
+        self.nodes[message.sender].unreachable(message.to)
+
+    def stepped(
+        self, node: SimNode, term: Term, leads: bool, commit_index: LogIndex, last_index: LogIndex
+    ) -> None:
+        state = b"%d %d %d %d %d %d" % (self.clock.now, node.node_id, term, leads, commit_index, last_index)
+        self.trace_hash = crc32(state, self.trace_hash)
+        before = len(self.cluster.committed)
+        self.cluster.stepped(node.node_id, term, leads, commit_index, last_index)
+        if self.cluster.newly_committed:
+            self._take_committed()
+        if leads and len(self.cluster.committed) > before:
+            self.moment(node)
+
+    def moment(self, node: SimNode) -> None:
+        self._trouble.at_moment(node)
+
+    def restart_later(self, node: SimNode) -> None:
+        ticks = 0.5 if self.calm else self._random.random() * self.profile.down_ticks_max
+        self.clock.call_later(int(ticks * TICK), self._restart, node, node.life)
+
+    def _restart(self, node: SimNode, life: int) -> None:
+        if node.life == life and not node.up:
+            self.counts["restarts"] += 1
+            node.start()
+
+    def note(self, node_id: NodeId, text: str, *arguments: object) -> None:
+        if self.story is not None:
+            self.story.tell(self.clock.now, node_id, text.format(*arguments))
+
+
+def _wire_codec() -> Codec:
+    """Return a function that passes a message through the wire format and back."""
+
+    def through_the_wire(message: Message) -> Message:
+        (decoded,) = decode_frame(frame_of([encode_message(message, BlockCache())])).messages
+        return decoded
+
+    return through_the_wire
+
+
+def run_seed(
+    seed: int, *, steps: int = STEPS, plant: Plant | None = None, ignored: frozenset[str] = frozenset()
+) -> Result:
+    """Run one seed to its end."""
+    return Simulation(seed, steps=steps, plant=plant, ignored=ignored).run()

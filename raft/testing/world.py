@@ -1,0 +1,66 @@
+"""What a node, a client or a fault may ask of the simulation around it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from raft.core.config import Config
+from raft.core.messages import Message
+from raft.core.types import LogIndex, NodeId, Term
+from raft.testing.clock import Time, VirtualClock
+from raft.testing.invariants import Cluster
+from raft.testing.oracle import Oracle
+from raft.testing.profile import Profile
+
+if TYPE_CHECKING:
+    from raft.testing.node import SimNode
+
+
+class Story(Protocol):
+    """Takes what happens, for a person to read."""
+
+    def tell(self, now: Time, node_id: NodeId, text: str) -> None: ...
+
+    def message(self, now: Time, verb: str, message: Message) -> None: ...
+
+
+class World(Protocol):
+    """The simulation, as its inhabitants see it."""
+
+    profile: Profile
+    clock: VirtualClock
+    cluster: Cluster
+    oracle: Oracle
+    counts: Counter[str]
+    story: Story | None
+    nodes: dict[NodeId, SimNode]
+    calm: bool
+    """Liveness phase: no more faults, and calls are patient."""
+
+    def split_random(self) -> Random:
+        """Return a generator of its own for one inhabitant, so that one does not disturb another."""
+        ...
+
+    def core_config(self, node_id: NodeId, run_id: int) -> Config: ...
+
+    def send(self, message: Message) -> None:
+        """Hand a message to the network."""
+        ...
+
+    def stepped(
+        self, node: SimNode, term: Term, leads: bool, commit_index: LogIndex, last_index: LogIndex
+    ) -> None:
+        """A node has taken a step: check everything that may have changed."""
+        ...
+
+    def moment(self, node: SimNode) -> None:
+        """Something delicate has just happened at `node`: a good moment for a crash."""
+        ...
+
+    def restart_later(self, node: SimNode) -> None: ...
+
+    def note(self, node_id: NodeId, text: str, *arguments: object) -> None:
+        """Tell the story, if anybody listens. `text` is a format string; 0 is the world itself."""
+        ...
