@@ -24,6 +24,8 @@ from kvstore.client.operations import (
     Operation,
     Put,
     Range,
+    SortOrder,
+    SortTarget,
     Txn,
     prefix_range,
 )
@@ -68,6 +70,8 @@ __all__ = [
     "Range",
     "RangeResult",
     "RequestRefused",
+    "SortOrder",
+    "SortTarget",
     "Txn",
     "TxnResult",
     "Unavailable",

@@ -1,0 +1,57 @@
+"""From parsed arguments to an exit status: opens the client, runs a command, explains a failure."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from quorumlog.commands.arguments import endpoints_text
+from quorumlog.commands.exits import Exit, UsageError, complain, drop_output, report_failure
+from quorumlog.commands.output import Output, OutputError
+
+if TYPE_CHECKING:
+    from kvstore.client import Client
+
+Action: TypeAlias = "Callable[[Client, Output], Awaitable[Exit]]"
+
+
+def run(args: argparse.Namespace, action: Action, *, is_write: bool, default_output: str = "simple") -> Exit:
+    """Run `action` with an open client and map everything that may happen to an exit status."""
+    from kvstore.client import Client, ClientError
+
+    command = f"quorumlog {args.command}"
+    output = Output(args.output or default_output, is_hex=getattr(args, "hex", False))
+
+    try:
+        client = Client(endpoints_text(args), timeout_s=args.timeout)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+    async def connected() -> Exit:
+        async with client:
+            return await action(client, output)
+
+    try:
+        status = asyncio.run(connected())
+        output.flush()
+        return status
+    except ClientError as error:
+        output.flush_quietly()
+        return report_failure(command, error, args.timeout)
+    except OutputError as error:
+        return _report_output_failure(command, error)
+    except KeyboardInterrupt:
+        fate = "; the write may have been applied" if is_write else ""
+        complain(command, f"interrupted{fate}")
+        return Exit.INTERRUPTED
+
+
+def _report_output_failure(command: str, error: OutputError) -> Exit:
+    drop_output()
+    if isinstance(error.__cause__, BrokenPipeError):
+        return Exit.READER_GONE
+    reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else ""
+    complain(command, f"carried out, but the output cannot be written: {reason}")
+    return Exit.AFTERWARDS
