@@ -60,6 +60,9 @@ from raft.storage.segment import SegmentMaker, list_segments, segment_path
 BATCH_BYTES_MAX = 1024 * MIB
 """One batch. The runtime's limits are far lower; above, an offset would not fit its 32 bits."""
 
+_READ_WINDOW_BYTES = 64 * 1024
+"""One read of old entries brings this much: at one entry a record, a read for each would be the cost."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
@@ -435,11 +438,12 @@ class LogStore:
         found: list[Entry] = []
         size = 0
         index = low
+        readers: dict[int, RecordReader] = {}
         while index < high:
             if index >= cached:
                 batch: Sequence[Entry] = self._cache[index - cached : high - cached]
             else:
-                batch = self._read_record(index, min(high, cached))
+                batch = self._read_record(index, min(high, cached), readers)
             for entry in batch:
                 size += len(entry.data) + ENTRY_OVERHEAD_BYTES
                 if size > bytes_max and found:
@@ -448,13 +452,16 @@ class LogStore:
             index += len(batch)
         return found
 
-    def _read_record(self, low: LogIndex, high: LogIndex) -> list[Entry]:
+    def _read_record(self, low: LogIndex, high: LogIndex, readers: dict[int, RecordReader]) -> list[Entry]:
         """Return the entries [low, high) as far as they are in the same record as `low`."""
         position = self._positions[low]
         generation, offset = unpack_position(position)
         path = segment_path(self._directory, generation)
         try:
-            reader = RecordReader(self._files[generation], self._seed, FRAME_BYTES)
+            reader = readers.get(generation)
+            if reader is None:
+                reader = RecordReader(self._files[generation], self._seed, _READ_WINDOW_BYTES)
+                readers[generation] = reader
             record = reader.record_at(offset)
         except OSError as error:
             raise self._latch(error, "read") from error

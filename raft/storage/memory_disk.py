@@ -43,6 +43,8 @@ class _Inode:
     volatile: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
     pending: list[tuple[int, bytes | None]] = field(default_factory=list)
+    path: str = ""
+    """The newest name that a program has used for it. For faults and messages."""
 
 
 _Node: TypeAlias = "_Inode | _Directory"
@@ -89,16 +91,15 @@ def _apply_name(names: dict[str, _Node], removed: str, added: str, node: _Node |
 class MemoryFile:
     """An open file of a MemoryDisk. Dead after a crash of its disk."""
 
-    def __init__(self, disk: MemoryDisk, path: str, inode: _Inode) -> None:
+    def __init__(self, disk: MemoryDisk, inode: _Inode) -> None:
         self._disk = disk
-        self._path = path
         self._inode = inode
         self._life = disk.life
 
     def _check(self, operation: Operation) -> None:
         if self._life != self._disk.life:
-            raise OSError(errno.EBADF, "file was open when its disk crashed", self._path)
-        self._disk.meet(operation, self._path)
+            raise OSError(errno.EBADF, "file was open when its disk crashed", self._inode.path)
+        self._disk.meet(operation, self._inode.path)
 
     def write_at(self, data: bytes, offset: int) -> None:
         self._check("write")
@@ -162,7 +163,8 @@ class MemoryDisk:
             node = _Inode()
             directory.volatile[name] = node
             directory.pending.append(("", name, node))
-        return MemoryFile(self, path, node)
+        node.path = path
+        return MemoryFile(self, node)
 
     def exists(self, path: str) -> bool:
         return self._find(path) is not None
@@ -192,6 +194,8 @@ class MemoryDisk:
         node = directory.volatile.pop(old)
         directory.volatile[new] = node
         directory.pending.append((old, new, node))
+        if isinstance(node, _Inode):
+            node.path = target
 
     def unlink(self, path: str) -> None:
         directory, name = self._parent(path)
