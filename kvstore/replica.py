@@ -31,8 +31,8 @@ class ReplicaStatus(Protocol):
 
 
 class Replica(Protocol):
-    async def propose(self, data: bytes, *, timeout_s: float) -> object:
-        """Have `data` committed and applied; return the state machine's result.
+    async def propose(self, command: bytes, /, *, timeout_s: float) -> object:
+        """Have `command` committed and applied; return the state machine's result.
 
         Raises the result if it is an exception; RaftError if it did not get so far in time.
         """

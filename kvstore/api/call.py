@@ -142,6 +142,8 @@ async def answer(method: Method, call: Call) -> bytes:
         return reply if isinstance(reply, bytes) else reply.SerializeToString()
     except ApiError:
         raise
+    except RaftError as error:
+        raise from_raft(error, leader_known=False) from error  # no status: not started yet, or ending
     except StateError:
         # Logged where it happened. This member is ending; another can serve.
         raise SERVER_STOPPED.error(applied="unknown") from None

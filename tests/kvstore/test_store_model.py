@@ -1,0 +1,149 @@
+"""The store against the naive model: any requests, in any groups, with restarts and crashes between."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from kvstore.checks import check_txn
+from kvstore.errors import ApiError
+from kvstore.pb.rpc_pb2 import PutResponse, RangeResponse, TxnRequest
+from kvstore.ranges import fill_response
+from kvstore.store import Store
+from raft import Command
+from tests.kvstore import strategies
+from tests.kvstore.model import Model
+from tests.kvstore.replicas import command_of
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """`log` is the Raft log: what a restarted store is given again from its applied index on."""
+
+    @initialize()
+    def start(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="store-model-"))
+        self.life = 0
+        self.log: list[Command] = []
+        self.model = Model()
+        self.store = Store(str(self.root / "0"))
+        self.loop = asyncio.new_event_loop()
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+            self.loop.close()
+            shutil.rmtree(self.root)
+
+    @rule(requests=st.lists(strategies.writes(), min_size=1, max_size=6), gap=st.integers(0, 2))
+    def apply_group(self, requests: list[Any], gap: int) -> None:
+        """A group sees its own earlier commands. `gap`: entries that are not commands lie between."""
+        first = self.log[-1].index + 1 + gap if self.log else 1 + gap
+        group = [Command(first + i, 7, command_of(request)) for i, request in enumerate(requests)]
+        self.log += group
+        results = self.store.apply(group, group[-1].index)
+        for request, result in zip(requests, results, strict=True):
+            assert_same(outcome(result), self.expect(request))
+
+    def expect(self, request: Any) -> Any:
+        try:
+            if isinstance(request, TxnRequest):
+                check_txn(request, 100)
+            return self.model.write(request)
+        except ApiError as error:
+            return error
+
+    @rule(request=strategies.ranges())
+    def read(self, request: Any) -> None:
+        try:
+            expected = self.model.read(request)
+        except ApiError as error:
+            expected = error
+        found: Any
+        try:
+            result = self.loop.run_until_complete(self.store.range(request))
+            found = RangeResponse()
+            fill_response(found, result)
+        except ApiError as error:
+            found = error
+        assert_same(found, expected)
+
+    @rule(request=strategies.read_txns())
+    def read_txn(self, request: Any) -> None:
+        try:
+            expected = self.model.read(request)
+        except ApiError as error:
+            expected = error
+        found: Any
+        try:
+            found = self.loop.run_until_complete(self.store.txn(request))
+        except ApiError as error:
+            found = error
+        assert_same(found, expected)
+
+    @rule()
+    def flush(self) -> None:
+        assert self.store.flush() == self.store.applied_index
+
+    @rule()
+    def restart(self) -> None:
+        """A clean stop loses nothing: there is nothing to replay."""
+        applied_index = self.store.applied_index
+        self.store.close()
+        self.store = Store(str(self.root / str(self.life)))
+        assert self.store.applied_index == applied_index
+
+    @rule()
+    def crash(self) -> None:
+        """The files as they lie at this moment, LevelDB's log among them; then the log from there on.
+
+        Each command takes effect once, which the hash of the whole history shows.
+        """
+        before = self.loop.run_until_complete(self.store.hash_all())
+        applied_index = self.store.applied_index
+        old = self.root / str(self.life)
+        self.life += 1
+        new = self.root / str(self.life)
+        shutil.copytree(old, new)
+        self.store.close()
+        shutil.rmtree(old)
+        self.store = Store(str(new))
+        assert self.store.applied_index <= applied_index
+        again = [command for command in self.log if command.index > self.store.applied_index]
+        for command in again:
+            self.store.apply([command], command.index)
+        if applied_index > self.store.applied_index:
+            self.store.apply([], applied_index)
+        assert self.loop.run_until_complete(self.store.hash_all()) == before
+
+    @invariant()
+    def same_revision(self) -> None:
+        if hasattr(self, "store"):
+            assert self.store.revision == self.model.revision
+
+
+def outcome(result: object) -> Any:
+    """A put without prev_kv answers with its revision alone."""
+    if isinstance(result, int):
+        response = PutResponse()
+        response.header.revision = result
+        return response
+    return result
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    if isinstance(expected, ApiError) or isinstance(found, ApiError):
+        assert isinstance(found, ApiError) and isinstance(expected, ApiError), (found, expected)
+        assert (found.code, found.message) == (expected.code, expected.message)
+    else:
+        assert found == expected
+
+
+TestStoreAgainstModel = StoreMachine.TestCase
+TestStoreAgainstModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
