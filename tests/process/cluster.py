@@ -80,6 +80,28 @@ def program(name: str) -> str:
     return str(Path(spec.origin).with_name("etcdbin") / name)
 
 
+async def run(*command: str, stdin: bytes = b"", timeout_s: float = 20.0) -> tuple[int, str, str]:
+    """Run a command to its end; return (status, stdout, stderr)."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ETCDCTL_", "QUORUMLOG_"))
+    }
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(stdin), timeout_s)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise ClusterError(f"not within {timeout_s:g} s: {' '.join(command)}") from None
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
 def command_of(kind: Kind) -> list[str]:
     if kind == "etcd":
         return [program("etcd"), "--logger", "zap", "--log-level", "warn"]
@@ -124,7 +146,7 @@ class Member:
 
 
 class LocalCluster:
-    """`size` members under `directory`. Use as an async context, which ends every process.
+    """`size` members under `directory`. Use as a context, which ends every process.
 
     Members are numbered from 0. Nothing is started by construction.
     """
@@ -154,10 +176,10 @@ class LocalCluster:
             for name in (f"n{i + 1}" for i in range(size))
         ]
 
-    async def __aenter__(self) -> LocalCluster:
+    def __enter__(self) -> LocalCluster:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()

@@ -6,8 +6,9 @@ their checkers are known to be right themselves. Tests of what only we promise a
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +40,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
-        for cluster in item.stash.get(_clusters, []):
+        shared = [item.funcargs["shared"]] if "shared" in getattr(item, "funcargs", {}) else []
+        for cluster in (*item.stash.get(_clusters, []), *shared):
             for name, text in cluster.logs().items():
                 report.sections.append((f"{cluster.kind} {name} in {cluster.directory.name}", text))
     return report
@@ -64,3 +66,22 @@ def make_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mak
     for cluster in made:
         cluster.close()
         cluster.remove_data()
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """One cluster of three for all tests that only talk to it."""
+    with LocalCluster(tmp_path_factory.mktemp("shared"), kind=KIND) as cluster:
+        cluster.start()
+        asyncio.run(cluster.wait_healthy())
+        yield cluster
+    cluster.remove_data()
+
+
+@pytest.fixture
+async def shared(shared_cluster: LocalCluster) -> AsyncIterator[LocalCluster]:
+    """The shared cluster, held to this: whatever a test does to it, the same processes go on serving."""
+    pids = [member.pid for member in shared_cluster.members]
+    yield shared_cluster
+    await shared_cluster.wait_healthy()
+    assert [member.pid for member in shared_cluster.members] == pids

@@ -39,7 +39,7 @@ class Rpc:
         self.endpoint = endpoint
         self.timeout_s = timeout_s
         self._channel = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
-        self._calls: dict[str, Any] = {}
+        self._calls: dict[tuple[str, Any], Any] = {}
 
     async def __aenter__(self) -> Rpc:
         return self
@@ -64,9 +64,9 @@ class Rpc:
         self, method: str, request: Any, reply: Callable[[bytes], Any], timeout_s: float | None = None
     ) -> Any:
         """Begin `method`, e.g. "KV/Put", and return the call, which may be awaited or cancelled."""
-        call = self._calls.get(method)
+        call = self._calls.get((method, reply))
         if call is None:
-            call = self._calls[method] = self._channel.unary_unary(
+            call = self._calls[method, reply] = self._channel.unary_unary(
                 f"/etcdserverpb.{method}",
                 request_serializer=lambda message: (
                     message if isinstance(message, bytes) else message.SerializeToString()
