@@ -99,6 +99,9 @@ class RaftLog:
             if len(found) < stable_high - low:
                 return found
             bytes_max -= sum(map(entry_bytes, found))
+            if high <= self._offset:
+                # All asked for is stable. The slice below would count from the end.
+                return found
         for entry in self._unstable[max(low, self._offset) - self._offset : high - self._offset]:
             bytes_max -= entry_bytes(entry)
             if bytes_max < 0 and found:
