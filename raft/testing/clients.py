@@ -7,6 +7,8 @@ from raft.testing.machine import Write, WriteKind
 from raft.testing.oracle import Operation
 from raft.testing.world import World
 
+CALM_TIMEOUT_TICKS = 10_000
+
 
 class Client:
     """Writes and reads, at random, until the run ends. Judged by the oracle call by call."""
@@ -55,7 +57,10 @@ class Client:
         if world.story is not None:
             what = f"reads key {key}" if write is None else f"{WriteKind(write.kind).name} {write}"
             world.note(node.node_id, "is asked by client {}: {} (call {})", self._number, what, number)
-        timeout = int(profile.timeout_ticks * TICK * (0.5 + random.random()))
+        # In calm weather a client waits as long as it takes, so that a cluster of small windows cannot fail
+        # the liveness phase by a queue that is longer than its clients' patience.
+        ticks = CALM_TIMEOUT_TICKS if world.calm else profile.timeout_ticks * (0.5 + random.random())
+        timeout = int(ticks * TICK)
         world.clock.call_later(timeout, self._give_up, operation, node.life)
         padding = bytes(random.randrange(profile.padding_bytes_max + 1))
         node.submit(operation, self, padding)

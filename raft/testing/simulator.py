@@ -37,8 +37,8 @@ from raft.testing.profile import Profile, draw_profile
 from raft.testing.world import Story
 from raft.transport.codec import BlockCache, decode_frame, encode_message, frame_of
 
-STEPS = 3000
-"""Actions of the safety phase, if nothing else is asked for: some 300 ticks, 20 to 30 election timeouts."""
+STEPS = 6000
+"""Actions of the safety phase, if nothing else is asked for: some 60 election timeouts."""
 
 LIVENESS_ELECTIONS_MAX = 40
 """Election timeouts within which a calm cluster must be well. With five nodes two in five elections
