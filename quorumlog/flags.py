@@ -81,7 +81,10 @@ class ServeConfig:
     cluster_id: int
     node_id: NodeId
     members: Mapping[NodeId, InitialMember]
-    """By --initial-cluster. What the data directory says goes before it."""
+    """By --initial-cluster."""
+    is_cluster_given: bool
+    """Whether --initial-cluster was given. If not, a data directory that is there says who the
+    members are."""
     heartbeat_interval_ms: int
     election_timeout_ms: int
     max_request_bytes: int
@@ -215,6 +218,7 @@ class _Check:
             cluster_id=cluster_id(list(members)),
             node_id=next(i for i, member in members.items() if member.name == name),
             members=members,
+            is_cluster_given=bool(values["initial-cluster"]),
             heartbeat_interval_ms=heartbeat_ms,
             election_timeout_ms=election_ms,
             max_request_bytes=request_bytes,
@@ -290,7 +294,8 @@ class _Check:
                 if url in seen:
                     self._faults.append(f"--initial-cluster: {url} is given twice")
                 seen.add(url)
-            members[member_id(tuple(urls), token)] = InitialMember(member, tuple(sorted(urls)))
+            if urls:
+                members[member_id(tuple(urls), token)] = InitialMember(member, tuple(sorted(urls)))
         if name not in urls_of:
             self._faults.append(f"--initial-cluster has no member called {name}, which is --name")
         elif sorted(urls_of[name]) != sorted(advertised):

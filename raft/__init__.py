@@ -28,7 +28,8 @@ from raft.runtime.node import Node, NodeStatus
 from raft.runtime.state_machine import Command, StateMachine
 from raft.runtime.stats import NodeStats
 from raft.storage.directory import DataDirectory, InitialMember
-from raft.transport.address import address_of
+from raft.storage.errors import WrongIdentity
+from raft.transport.address import address_of, check_can_listen
 from raft.transport.interface import IdentityRefused, ListenError, Transport, TransportStats
 from raft.transport.memory import MemoryNetwork, MemoryTransport
 from raft.transport.options import TransportOptions
@@ -70,5 +71,7 @@ __all__ = [
     "TransportOptions",
     "TransportStats",
     "Unavailable",
+    "WrongIdentity",
     "address_of",
+    "check_can_listen",
 ]

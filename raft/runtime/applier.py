@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from raft.core.errors import RaftError
+from raft.core.errors import InvariantViolation, RaftError
 from raft.core.types import Entry, EntryKind, LogIndex
 from raft.runtime.proposals import ORIGIN, ORIGIN_BYTES
 from raft.runtime.state_machine import Command, StateMachine
@@ -65,6 +65,7 @@ class Applier:
         self._failed = failed
         self._stats = stats
         self._queue: deque[Sequence[Entry]] = deque()
+        self._queued_index: LogIndex = machine.applied_index
         self._flushing = False
         self.flushed_index: LogIndex = machine.applied_index
         """Through which index the state is certainly durable: what was there at the start, and
@@ -76,6 +77,12 @@ class Applier:
 
     def submit(self, entries: Sequence[Entry]) -> None:
         """Queue entries that follow the last ones without a gap."""
+        first, last = entries[0].index, entries[-1].index
+        if first != self._queued_index + 1 or last - first != len(entries) - 1:
+            raise InvariantViolation(
+                f"{len(entries)} entries from {first} to {last} are to be applied after {self._queued_index}"
+            )
+        self._queued_index = last
         for start, end in _slices(entries):
             self._queue.append(entries[start:end])
 
@@ -149,7 +156,8 @@ class Applier:
 def _fatal(what: str, error: BaseException) -> RaftError:
     if isinstance(error, RaftError):
         return error
-    wrapped = StateMachineError(f"the state machine failed in {what}: {type(error).__name__}: {error}")
+    # Its text may quote a command, and goes into logs; the error itself is the cause of this one.
+    wrapped = StateMachineError(f"the state machine failed in {what} with {type(error).__name__}")
     wrapped.__cause__ = error
     return wrapped
 

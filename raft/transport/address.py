@@ -1,14 +1,19 @@
-"""Peer URLs, as etcd writes them, to what is dialled or listened on."""
+"""URLs of members, as etcd writes them, to what is dialled or listened on."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import socket
 from urllib.parse import urlsplit
+
+from raft.transport.interface import ListenError
 
 
 def address_of(url: str) -> str:
     """Return host:port of `url`, an IPv6 host in brackets. Raises ValueError, which names the URL.
 
-    A URL is scheme://host:port and nothing else (etcd: "URL must not contain a path").
+    A URL is http://host:port and nothing else (etcd allows no path either).
     """
     try:
         parts = urlsplit(url)
@@ -23,3 +28,29 @@ def address_of(url: str) -> str:
         raise ValueError(f"bad URL {url!r}: nothing may follow the port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{port}"
+
+
+def check_can_listen(address: str) -> None:
+    """Raise ListenError if nothing can listen on host:port now, with the reason in plain words."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
+    reasons = []
+    for family, kind, protocol, _, target in found:
+        with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
+            # As servers do: connections of a former process that linger do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(target)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    text = f"cannot listen on {address}: another process listens there"
+                    raise ListenError(text) from error
+                reasons.append(str(error.strerror or error))
+    # "localhost" is often two addresses, and on many machines one of them does not exist.
+    if len(reasons) == len(found):
+        raise ListenError(f"cannot listen on {address}: {reasons[0]}")

@@ -25,11 +25,8 @@ read ends the stream: what follows it cannot be trusted, and the sender begins a
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import logging
 import random
-import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +38,7 @@ from raft.core.messages import Message, Propose
 from raft.core.types import NodeId
 from raft.pb import peer_pb2 as pb
 from raft.transport import codec
+from raft.transport.address import check_can_listen
 from raft.transport.interface import ListenError, TransportHandler, TransportStats
 from raft.transport.options import STREAM_PATH, Peer, Self, TransportOptions
 from raft.transport.peer_sender import CheckPeer, PeerSender
@@ -274,33 +272,9 @@ def _as_raft_error(error: BaseException) -> RaftError:
 
 def _bind(server: grpc.aio.Server, address: str) -> int:
     """Have `server` listen on host:port and return the port. Raises ListenError."""
-    host, _, port = address.rpartition(":")
-    if port != "0":
-        # gRPC tells of an address in use in a log line of its own and a general error.
-        _probe(address, host.strip("[]"), int(port))
+    # gRPC tells of an address in use in a log line of its own and a general error.
+    check_can_listen(address)
     try:
         return server.add_insecure_port(address)
     except RuntimeError as error:
         raise ListenError(f"cannot listen on {address}: {error}") from error
-
-
-def _probe(address: str, host: str, port: int) -> None:
-    """Raise ListenError if nothing can listen on host:port, with the reason that gRPC does not give."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
-    reasons = []
-    for family, kind, protocol, _, target in found:
-        with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(target)
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    text = "another process listens there"
-                    raise ListenError(f"cannot listen on {address}: {text}") from error
-                reasons.append(str(error.strerror or error))
-    # "localhost" is often two addresses, and on many machines one of them does not exist.
-    if len(reasons) == len(found):
-        raise ListenError(f"cannot listen on {address}: {reasons[0]}")

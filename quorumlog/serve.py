@@ -1,0 +1,291 @@
+"""`quorumlog serve`: puts a member of a cluster together, runs it, and takes it apart.
+
+Order, each step guarded by the one before it:
+
+    data directory   its lock: from here on no other process touches these files
+    state            LevelDB, which may not be opened by two
+    log, network     raft.Node: replays, votes, replicates
+    client door      answers clients
+    publication      tells the others, through the log, where this member's clients find it
+    "ready"          one line in the log: this member has a leader and has served a write
+
+At the end the reverse: clients first, so that what they wait for can still be finished. Exit statuses:
+0 after SIGTERM or SIGINT, 1 after a fatal error (a disk that failed, files that cannot be trusted, a
+port that is taken), 2 for settings that make no sense. A second signal ends the process at once, which is
+no worse than a crash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import uvloop
+
+from kvstore import (
+    ApiContext,
+    ApiSettings,
+    GrpcDoor,
+    GrpcDoorSettings,
+    StateError,
+    Store,
+    build_methods,
+    open_or_rebuild,
+    publish_member,
+)
+from quorumlog.flags import ServeConfig, add_options, load
+from raft import (
+    ConfigError,
+    DataDirectory,
+    InitialMember,
+    Node,
+    NodeConfig,
+    NodeId,
+    RaftError,
+    Stopping,
+    WrongIdentity,
+    address_of,
+    check_can_listen,
+)
+
+logger = logging.getLogger("quorumlog.serve")
+
+EXIT_OK: Final = 0
+EXIT_FATAL: Final = 1
+EXIT_CONFIG: Final = 2
+
+HEARTBEAT_TICKS: Final = 2
+"""Ticks between heartbeats: half the heartbeat interval is the core's unit of time."""
+
+COMMAND_SLACK_BYTES: Final = 64 * 1024
+"""The log takes this much more than the API does, so that it is the API that refuses, in etcd's words."""
+
+DOOR_GRACE_S: Final = 2.0
+STOP_S_MAX: Final = 10.0
+"""For a clean stop. Longer, and whoever supervises us would lose patience first."""
+
+_LOG_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+_EPILOG: Final = """\
+Every flag may also be given as an environment variable (QUORUMLOG_DATA_DIR for --data-dir) or, without
+its dashes, in the TOML file of --config-file. A flag goes before a variable, a variable before the file.
+
+exit status:
+  0  stopped by SIGTERM or SIGINT
+  1  a fatal error at run time: disk, data directory, port
+  2  bad settings
+
+example, the first of three members on one machine:
+  quorumlog serve --name n1 --data-dir n1.data \\
+    --listen-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 \\
+    --initial-cluster n1=http://127.0.0.1:2380,n2=http://127.0.0.1:2390,n3=http://127.0.0.1:2400
+"""
+
+
+def add_arguments(subparsers: Any) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="run a member of a cluster",
+        description="Run a member of a cluster until SIGTERM or SIGINT.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a member with these arguments and return the exit status."""
+    try:
+        config = load(args, os.environ)
+    except ConfigError as error:
+        for fault in error.faults:
+            _complain(fault)
+        return EXIT_CONFIG
+    # gRPC writes lines of its own at every connection that ends, which we log already.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=_LOG_LEVELS[config.log_level],
+        format="%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_Server(config).run())
+    except ConfigError as error:
+        for fault in error.faults:
+            _complain(fault)
+        return EXIT_CONFIG
+    except (RaftError, StateError, OSError) as error:
+        _complain(str(error))
+        return EXIT_FATAL
+    return EXIT_OK
+
+
+def _complain(text: str) -> None:
+    print(f"quorumlog serve: {text}", file=sys.stderr, flush=True)
+
+
+class _Server:
+    """One member, for the life of the process."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._config = config
+        self._ended = asyncio.Event()
+        """Set by a signal, or by a fatal error in `_fatal`."""
+        self._fatal: BaseException | None = None
+        self._is_stopping = False
+
+    async def run(self) -> None:
+        """Serve until a signal. Raises the fatal error, if one ends it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        stack = AsyncExitStack()
+        try:
+            await self._start(stack)
+            await self._ended.wait()
+        finally:
+            self._is_stopping = True
+            try:
+                async with asyncio.timeout(STOP_S_MAX):
+                    await stack.aclose()
+            except TimeoutError:
+                logger.error("the stop took longer than %g s and was given up", STOP_S_MAX)
+                _leave_now(EXIT_FATAL)
+        if self._fatal is not None:
+            raise self._fatal
+        logger.info("stopped")
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        config = self._config
+        directory = _open_directory(config)
+        stack.callback(directory.close)
+        for url in (*config.listen_client_urls, *config.listen_peer_urls):
+            check_can_listen(address_of(url))
+        store = open_or_rebuild(directory.state_path)
+        loop = asyncio.get_running_loop()
+
+        def state_failed(error: StateError) -> None:  # on whichever thread noticed it
+            loop.call_soon_threadsafe(self._fail, error)
+
+        store.on_failure = state_failed
+        node = await Node.start(_node_config(config, directory), store, directory=directory)
+        stack.push_async_callback(node.stop)
+        self._watch(stack, node.wait_stopped(), "node")
+        context = await self._open_door(stack, node, store, directory.members)
+        logger.info(
+            "member %x (%s) of cluster %x listens for clients on %s, for members on %s",
+            directory.identity.node_id,
+            config.name,
+            directory.identity.cluster_id,
+            ",".join(config.listen_client_urls),
+            ",".join(config.listen_peer_urls),
+        )
+        self._watch(stack, self._publish(context), "publish")
+
+    async def _open_door(self, stack: AsyncExitStack, node: Node, store: Store, members: Any) -> ApiContext:
+        config = self._config
+        settings = ApiSettings(
+            max_request_bytes=config.max_request_bytes,
+            max_txn_ops=config.max_txn_ops,
+            election_timeout_s=config.election_timeout_ms / 1000,
+        )
+        context = ApiContext(store, node, settings)
+        methods = build_methods(context, {i: member.peer_urls for i, member in members.items()})
+        for url in config.listen_client_urls:
+            door = GrpcDoor(methods, GrpcDoorSettings(max_request_bytes=config.max_request_bytes))
+            await door.start(address_of(url))
+            stack.push_async_callback(door.stop, DOOR_GRACE_S)
+        return context
+
+    async def _publish(self, context: ApiContext) -> None:
+        try:
+            await publish_member(context, self._config.name, self._config.advertise_client_urls)
+        except Stopping:
+            return
+        # What was made up to here lives as long as the process: the collector need not look again.
+        gc.collect()
+        gc.freeze()
+        logger.info("ready to serve client requests on %s", ",".join(self._config.listen_client_urls))
+
+    def _watch(self, stack: AsyncExitStack, work: Any, name: str) -> None:
+        """Run `work` beside the rest; if it fails, the process ends by its error."""
+        task = asyncio.ensure_future(work)
+        task.set_name(f"serve {name}")
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.wait([task])
+
+        def ended(done: asyncio.Task[None]) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
+                self._fail(error)
+
+        task.add_done_callback(ended)
+        stack.push_async_callback(end)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._fatal is None and not self._is_stopping:
+            self._fatal = error
+            self._ended.set()
+
+    def _on_signal(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self._is_stopping or self._ended.is_set():
+            logger.warning("%s again: leaving at once", name)
+            _leave_now(EXIT_FATAL)
+        logger.info("%s: stopping", name)
+        self._ended.set()
+
+
+def _leave_now(status: int) -> None:
+    """End without cleaning up, as a crash would: what was acknowledged is on disk."""
+    logging.shutdown()
+    os._exit(status)
+
+
+def _open_directory(config: ServeConfig) -> DataDirectory:
+    """Open the data directory, or make it for the initial cluster. Raises StorageError."""
+    if not config.is_cluster_given:
+        try:
+            return DataDirectory.open(config.data_dir)
+        except WrongIdentity:
+            pass  # it was never used: this is its first start
+    return DataDirectory.open(
+        config.data_dir,
+        cluster_id=config.cluster_id,
+        node_id=config.node_id,
+        members=config.members,
+    )
+
+
+def _node_config(config: ServeConfig, directory: DataDirectory) -> NodeConfig:
+    identity = directory.identity
+    members: dict[NodeId, InitialMember] = dict(directory.members)
+    tick_s = config.heartbeat_interval_ms / HEARTBEAT_TICKS / 1000
+    return NodeConfig(
+        data_dir=directory.path,
+        node_id=identity.node_id,
+        cluster_id=identity.cluster_id,
+        members=members,
+        listen_peer_urls=config.listen_peer_urls,
+        tick_interval_s=tick_s,
+        heartbeat_ticks=HEARTBEAT_TICKS,
+        election_timeout_ticks=round(config.election_timeout_ms / 1000 / tick_s),
+        command_bytes_max=config.max_request_bytes + COMMAND_SLACK_BYTES,
+    )
