@@ -115,8 +115,6 @@ def run(args: argparse.Namespace) -> int:
         for fault in error.faults:
             _complain(fault)
         return EXIT_CONFIG
-    # gRPC writes lines of its own at every connection that ends, which we log already.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(
         stream=sys.stderr,
         level=_LOG_LEVELS[config.log_level],
