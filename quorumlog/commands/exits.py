@@ -62,7 +62,7 @@ def complain(command: str, text: str) -> None:
             return  # nobody can be told; the exit status still tells
 
 
-def report_failure(command: str, error: ClientError, timeout_s: float) -> Exit:
+def report_failure(command: str, error: ClientError, timeout_s: float, *, is_write: bool) -> Exit:
     """Explain a failed request in one line and return the exit status."""
     from kvstore.client import AppliedWithFault, OutcomeUnknown, Unavailable
 
@@ -78,7 +78,7 @@ def report_failure(command: str, error: ClientError, timeout_s: float) -> Exit:
         complain(command, f"applied, but: {text}")
         return Exit.AFTERWARDS
     if isinstance(error, Unavailable):
-        complain(command, f"unavailable, nothing was applied: {text}")
+        complain(command, f"unavailable{', nothing was applied' if is_write else ''}: {text}")
         return Exit.UNAVAILABLE
     complain(command, f"refused: {text}")
     return Exit.REFUSED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,6 +18,8 @@ Action: TypeAlias = "Callable[[Client, Output], Awaitable[Exit]]"
 
 def run(args: argparse.Namespace, action: Action, *, is_write: bool, default_output: str = "simple") -> Exit:
     """Run `action` with an open client and map everything that may happen to an exit status."""
+    import asyncio
+
     from kvstore.client import Client, ClientError
 
     command = f"quorumlog {args.command}"
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace, action: Action, *, is_write: bool, default_out
         return status
     except ClientError as error:
         output.flush_quietly()
-        return report_failure(command, error, args.timeout)
+        return report_failure(command, error, args.timeout, is_write=is_write)
     except OutputError as error:
         return _report_output_failure(command, error)
     except KeyboardInterrupt:
