@@ -1,0 +1,218 @@
+"""Messages to bytes and back, and what the codec refuses."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft.core import entry_codec
+from raft.core import messages as m
+from raft.core.errors import DropReason
+from raft.core.types import Entry, EntryKind, Membership, SnapshotMeta
+from raft.pb import peer_pb2 as pb
+from raft.transport import codec
+
+IDS = st.integers(1, 2**64 - 1)
+NUMBERS = st.integers(0, 2**63)
+TERMS = st.integers(1, 2**63)
+ENVELOPE = {"sender": IDS, "to": IDS, "term": TERMS}
+
+
+@st.composite
+def appends(draw: st.DrawFn) -> m.AppendEntries:
+    prev_index = draw(st.integers(0, 2**40))
+    terms = sorted(draw(st.lists(st.integers(1, 2**40), max_size=6)))
+    entries = [
+        Entry(prev_index + 1 + i, term, draw(st.sampled_from(EntryKind)).value, draw(st.binary(max_size=40)))
+        for i, term in enumerate(terms)
+    ]
+    return m.AppendEntries(
+        sender=draw(IDS),
+        to=draw(IDS),
+        term=draw(st.integers(terms[-1] if terms else 1, 2**41)),
+        prev_index=prev_index,
+        prev_term=draw(st.integers(0, terms[0] if terms else 2**40)),
+        entries=entries or (),
+        commit_index=draw(NUMBERS),
+    )
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> m.InstallSnapshot:
+    ids = draw(st.lists(IDS, min_size=3, max_size=8, unique=True))
+    outgoing = frozenset(ids[1:2]) if draw(st.booleans()) else frozenset()
+    membership = Membership(
+        voters=frozenset(ids[:2]),
+        learners=frozenset(ids[2:]),
+        voters_outgoing=outgoing,
+        learners_next=outgoing,
+        auto_leave=bool(outgoing) and draw(st.booleans()),
+    )
+    meta = SnapshotMeta(draw(NUMBERS), draw(NUMBERS), membership)
+    return m.InstallSnapshot(draw(IDS), draw(IDS), draw(TERMS), meta)
+
+
+MESSAGES = st.one_of(
+    st.builds(m.RequestVote, **ENVELOPE, last_index=NUMBERS, last_term=NUMBERS, forced=st.booleans()),
+    st.builds(m.RequestVoteReply, **ENVELOPE, granted=st.booleans()),
+    st.builds(m.PreVote, **ENVELOPE, last_index=NUMBERS, last_term=NUMBERS),
+    st.builds(m.PreVoteReply, **ENVELOPE, granted=st.booleans()),
+    appends(),
+    st.builds(
+        m.AppendEntriesReply,
+        **ENVELOPE,
+        rejected=st.booleans(),
+        match_index=NUMBERS,
+        reject_index=NUMBERS,
+        hint_index=NUMBERS,
+        hint_term=NUMBERS,
+    ),
+    st.builds(m.Heartbeat, **ENVELOPE, commit_index=NUMBERS, read_position=NUMBERS),
+    st.builds(m.HeartbeatReply, **ENVELOPE, read_position=NUMBERS),
+    snapshots(),
+    st.builds(m.InstallSnapshotReply, **ENVELOPE, rejected=st.booleans(), match_index=NUMBERS),
+    st.builds(m.TimeoutNow, **ENVELOPE),
+    st.builds(m.ReadIndex, **ENVELOPE, position=NUMBERS, run_id=IDS),
+    st.builds(m.ReadIndexReply, **ENVELOPE, position=NUMBERS, run_id=IDS, index=NUMBERS),
+    st.builds(
+        m.Propose,
+        **ENVELOPE,
+        ticket=NUMBERS,
+        run_id=IDS,
+        payloads=st.lists(st.binary(max_size=30), min_size=1, max_size=5),
+    ),
+    st.builds(m.ProposeReply, **ENVELOPE, ticket=NUMBERS, run_id=IDS, reason=st.sampled_from(DropReason)),
+)
+
+
+def encoded(*messages: m.Message) -> bytes:
+    blocks = codec.BlockCache()
+    return codec.frame_of([codec.encode_message(message, blocks) for message in messages])
+
+
+@given(st.lists(MESSAGES, max_size=8))
+def test_a_frame_comes_back_as_it_was(messages: list[m.Message]) -> None:
+    frame = codec.decode_frame(encoded(*messages))
+    assert frame.messages == messages
+    assert [type(message) for message in frame.messages] == [type(message) for message in messages]
+    assert frame.handshake is None and frame.unknown_count == 0
+
+
+def test_every_kind_of_message_has_a_way_out_and_in() -> None:
+    kinds = set(m.Message.__args__)  # type: ignore[attr-defined]
+    assert set(codec._ENCODERS) == kinds
+    bodies = {field.name for field in pb.PeerMessage.DESCRIPTOR.oneofs_by_name["body"].fields}
+    assert set(codec._DECODERS) == bodies == {name for name, _ in codec._ENCODERS.values()}
+
+
+@given(MESSAGES, st.data())
+def test_a_damaged_frame_is_refused_or_read_but_never_breaks_the_reader(
+    message: m.Message, data: st.DataObject
+) -> None:
+    frame = bytearray(encoded(message))
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(frame)))
+    with contextlib.suppress(codec.CodecError):
+        codec.decode_frame(bytes(frame[:cut]))
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused_or_empty(data: bytes) -> None:
+    for decode in (codec.decode_frame, codec.decode_handshake_reply):
+        with contextlib.suppress(codec.CodecError):
+            decode(data)
+
+
+@given(IDS, IDS, NUMBERS, IDS, IDS, st.text(max_size=codec.NAME_CHARS_MAX))
+def test_a_handshake_comes_back(
+    sender: int, to: int, cluster_id: int, incarnation: int, run_id: int, name: str
+) -> None:
+    hello = codec.Handshake(codec.PROTOCOL_VERSION, cluster_id, sender, to, incarnation, run_id, name)
+    assert codec.decode_frame(codec.encode_handshake(hello)).handshake == hello
+
+
+def test_a_message_kind_of_a_later_version_is_skipped_and_counted() -> None:
+    later = pb.PeerMessage(sender=1, to=2, term=3).SerializeToString() + bytes([0x9A, 0x06, 2, 8, 1])
+    known = codec.encode_message(m.TimeoutNow(1, 2, 3), codec.BlockCache())
+    frame = codec.decode_frame(codec.frame_of([later, known, later]))
+    assert frame.messages == [m.TimeoutNow(1, 2, 3)]
+    assert frame.unknown_count == 2
+
+
+def block(*entries: Entry) -> bytes:
+    return entry_codec.encode_entries(entries)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (pb.PeerMessage(to=2, timeout_now=pb.TimeoutNow()), "bad envelope"),
+        (pb.PeerMessage(sender=1, timeout_now=pb.TimeoutNow()), "bad envelope"),
+        (
+            pb.PeerMessage(
+                sender=1, to=2, term=9, append_entries=pb.AppendEntries(entries=block(Entry(2, 1, 0, b"")))
+            ),
+            "entry 2 after the position 0",
+        ),
+        (
+            pb.PeerMessage(
+                sender=1, to=2, term=3, append_entries=pb.AppendEntries(entries=block(Entry(1, 4, 0, b"")))
+            ),
+            "in a message of term 3",
+        ),
+        (
+            pb.PeerMessage(
+                sender=1,
+                to=2,
+                term=9,
+                append_entries=pb.AppendEntries(
+                    prev_index=6, prev_term=5, entries=block(Entry(7, 4, 0, b""))
+                ),
+            ),
+            "after one of 5",
+        ),
+        (
+            pb.PeerMessage(sender=1, to=2, term=9, append_entries=pb.AppendEntries(entries=b"\x01\x02")),
+            "bad append_entries",
+        ),
+        (pb.PeerMessage(sender=1, to=2, term=9, propose=pb.Propose(ticket=1)), "no payload"),
+        (pb.PeerMessage(sender=1, to=2, term=9, propose_reply=pb.ProposeReply(reason=77)), "77"),
+        (
+            pb.PeerMessage(sender=1, to=2, term=9, install_snapshot=pb.InstallSnapshot(index=1, term=1)),
+            "without voters",
+        ),
+        (
+            pb.PeerMessage(
+                sender=1,
+                to=2,
+                term=9,
+                install_snapshot=pb.InstallSnapshot(membership=pb.Membership(voters=[1], learners=[1])),
+            ),
+            "learner",
+        ),
+    ],
+)
+def test_what_breaks_a_rule_is_refused_with_its_reason(body: pb.PeerMessage, text: str) -> None:
+    with pytest.raises(codec.CodecError, match=text):
+        codec.decode_frame(codec.frame_of([body.SerializeToString()]))
+
+
+def test_an_oversize_frame_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(codec.CodecError, match="the limit is"):
+        codec.decode_frame(bytes(codec.FRAME_BYTES_MAX + 1))
+
+
+def test_the_block_of_entries_is_packed_once_for_all_followers(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = []
+    real = entry_codec.encode_entries
+    monkeypatch.setattr(entry_codec, "encode_entries", lambda e: packed.append(len(e)) or real(e))
+    entries = [Entry(5, 2, 0, b"x"), Entry(6, 2, 0, b"y")]
+    blocks = codec.BlockCache()
+    for to in (2, 3, 4):
+        codec.encode_message(m.AppendEntries(1, to, 2, 4, 1, entries, 3), blocks)
+    codec.encode_message(m.AppendEntries(1, 5, 2, 5, 2, entries[1:], 3), blocks)
+    assert packed == [2, 1]
