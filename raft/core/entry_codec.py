@@ -129,8 +129,10 @@ def scan_entries(block: bytes | memoryview) -> BlockScan:
         count += 1
     if offset != size:
         raise ValueError("block ends within the data of its last entry")
-    if count and (first_index < 1 or runs[0][0] != first_index):
-        raise ValueError(_fault(first_index, 0, 0, 0, 1, 1))
+    if count and first_index < 1:
+        raise ValueError(f"an entry cannot have the index {first_index}")
+    if count and (not runs or runs[0][0] != first_index):
+        raise ValueError(f"entry {first_index} has the term 0")
     if count > BLOCK_ENTRIES_MAX:
         raise ValueError(f"{count} entries in one block, at most {BLOCK_ENTRIES_MAX}")
     return BlockScan(first_index, count, runs)

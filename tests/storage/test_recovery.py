@@ -245,7 +245,9 @@ def test_a_batch_doubled_in_place_of_the_next():
     write(log, make_append(make_entries(2, 1)))
     second = log._offset
     content = disk.content(SEGMENTS[0])
-    disk.replace_content(SEGMENTS[0], content[:second] + content[first:second] + content[2 * second - first :])
+    disk.replace_content(
+        SEGMENTS[0], content[:second] + content[first:second] + content[2 * second - first :]
+    )
     log = open_log(disk)
     assert log.last_index == 2 and log.report.torn_bytes > 0
 
