@@ -316,8 +316,8 @@ class MemoryDisk:
 
     def _parent(self, path: str) -> tuple[_Directory, str]:
         head, _, name = path.rstrip("/").rpartition("/")
-        if not name:
-            raise ValueError(f"a path with a name is needed, not {path!r}")
+        if not name or not path.startswith("/"):
+            raise ValueError(f"an absolute path with a name is needed, not {path!r}")
         return self._directory(head or "/"), name
 
     def _crash_directory(

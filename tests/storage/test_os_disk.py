@@ -1,0 +1,138 @@
+"""The real file system: modes, short writes, and the log on it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raft.core.errors import StorageError
+from raft.core.types import HardState
+from raft.storage import Disk, LogStore, OsDisk
+from tests.storage.logs import IDENTITY, SMALL, image, make_append, make_entries, write
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_files_and_directories_are_for_their_owner_only(tmp_path: Path):
+    disk: Disk = OsDisk()
+    before = os.umask(0)
+    try:
+        disk.make_directory(f"{tmp_path}/d")
+        disk.make_directory(f"{tmp_path}/d")
+        disk.open(f"{tmp_path}/d/file", create=True).close()
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "d") == 0o700 and mode(tmp_path / "d" / "file") == 0o600
+
+
+def test_a_file(tmp_path: Path):
+    disk = OsDisk()
+    path = f"{tmp_path}/file"
+    with pytest.raises(FileNotFoundError):
+        disk.open(path)
+    file = disk.open(path, create=True)
+    file.write_at(b"abc", 2)
+    file.sync_data()
+    assert file.read_at(100, 0) == b"\0\0abc" and file.read_at(5, 9) == b"" and file.size() == 5
+    file.truncate(3)
+    assert file.size() == 3
+    file.close()
+    file.close()
+    with pytest.raises(OSError):
+        file.write_at(b"x", 0)
+    disk.rename(path, f"{tmp_path}/other")
+    disk.sync_directory(str(tmp_path))
+    assert disk.listdir(str(tmp_path)) == ["other"] and not disk.exists(path)
+    disk.unlink(f"{tmp_path}/other")
+    assert disk.listdir(str(tmp_path)) == []
+
+
+def test_short_writes_and_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A signal or a nearly full disk makes the kernel write less than asked for, without an error."""
+    pwrite, pread = os.pwrite, os.pread
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, bytes(data)[:7], offset))
+    monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, min(length, 5), offset))
+    file = OsDisk().open(f"{tmp_path}/file", create=True)
+    content = bytes(range(100))
+    file.write_at(content, 3)
+    assert file.read_at(100, 3) == content
+    assert file.read_at(1000, 90) == content[87:]
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: 0)
+    with pytest.raises(OSError, match="no progress"):
+        file.write_at(b"x", 0)
+    file.close()
+
+
+def test_an_unreadable_directory_is_not_taken_for_an_absent_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(PermissionError):
+        OsDisk().exists(f"{tmp_path}/log")
+
+
+def test_a_log_on_a_real_disk(tmp_path: Path):
+    directory = f"{tmp_path}/log"
+    log = LogStore.open(OsDisk(), directory, IDENTITY, SMALL)
+    for first in range(1, 100, 9):
+        write(log, make_append(make_entries(first, 9), HardState(1, 5, first - 1)))
+        log.note_high_water()
+    expected = image(log)
+    log.close()
+    again = LogStore.open(OsDisk(), directory, IDENTITY, SMALL)
+    assert image(again) == expected
+    again.close()
+    assert {mode(path) for path in (tmp_path / "log").iterdir()} == {0o600}
+    assert mode(tmp_path / "log") == 0o700
+
+
+def test_killed_in_the_middle_of_writing(tmp_path: Path):
+    """A real process, SIGKILL, a real file: every batch that it reported is there, in order."""
+    script = (
+        "import sys\n"
+        "from raft.storage import LogStore, OsDisk\n"
+        "from tests.storage.logs import IDENTITY, SMALL, make_append, make_entries, write\n"
+        "log = LogStore.open(OsDisk(), sys.argv[1], IDENTITY, SMALL)\n"
+        "while True:\n"
+        "    write(log, make_append(make_entries(log.last_index + 1, 3, size=50)))\n"
+        "    print(log.last_index, flush=True)\n"
+    )
+    directory = f"{tmp_path}/log"
+    acknowledged = 0
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", script, directory],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(60):
+                acknowledged = int(process.stdout.readline())
+            process.kill()
+            for line in process.stdout:
+                # The last line may be cut short, and is then a smaller number: still acknowledged.
+                acknowledged = max(acknowledged, int(line))
+        log = LogStore.open(OsDisk(), directory, IDENTITY, SMALL)
+        assert log.last_index >= acknowledged
+        assert image(log).entries == tuple(make_entries(1, log.last_index, size=50))
+        log.close()
+
+
+def test_a_log_that_may_not_be_written_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: str, mode: int) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(StorageError, match="Permission denied"):
+        LogStore.open(OsDisk(), f"{tmp_path}/log", IDENTITY, SMALL)
