@@ -218,6 +218,12 @@ class GrpcTransport:
             self._stats.malformed_frames += 1
             self._log_once(hello.sender, f"a frame that cannot be read: {error}")
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except asyncio.CancelledError:
+            if self._inbound[hello.sender].task is task:
+                raise
+            # Replaced. A cancelled handler ends here only: the other side must be told.
+            task.uncancel()
+            await context.abort(grpc.StatusCode.ABORTED, "a newer stream took this one's place")
         finally:
             current = self._inbound.get(hello.sender)
             if current is not None and current.task is task:

@@ -94,6 +94,8 @@ class TransportOptions:
             ("grpc.max_send_message_length", FRAME_BYTES_MAX),
             ("grpc.keepalive_time_ms", int(self.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_s * 1000)),
+            # The timeout that counts: without it an unanswered ping is given a minute.
+            ("grpc.http2.ping_timeout_ms", int(self.keepalive_timeout_s * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
         ]
