@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raft.core.errors import Compacted, InvariantViolation, Unavailable
-from raft.core.types import Entry, LogIndex, LogPosition, LogReader, Term, entry_bytes
+from raft.core.types import ENTRY_OVERHEAD_BYTES, Entry, LogIndex, LogPosition, LogReader, Term, entry_bytes
 
 
 class RaftLog:
@@ -102,6 +102,8 @@ class RaftLog:
             if high <= self._offset:
                 # All asked for is stable. The slice below would count from the end.
                 return found
+        # No copy of a long tail for a short message: every entry counts for its overhead at least.
+        high = min(high, max(low, self._offset) + max(bytes_max, 0) // ENTRY_OVERHEAD_BYTES + 1)
         for entry in self._unstable[max(low, self._offset) - self._offset : high - self._offset]:
             bytes_max -= entry_bytes(entry)
             if bytes_max < 0 and found:
@@ -151,11 +153,17 @@ class RaftLog:
         entry (paper 5.3, end; etcd `findConflictByTerm`). Below the kept log the term is
         unknown and given as 0.
         """
-        while index >= self.first_index:
-            found = self.term(index)
-            if found <= term:
-                return LogPosition(found, index)
-            index -= 1
+        if index >= self.first_index and self.term(index) > term:
+            # Terms never fall along the log, so that halving finds it: a log of a million entries
+            # must not hold up the loop (a refusal may name any term).
+            low, high = self.first_index, index
+            while low < high:
+                middle = (low + high) // 2
+                if self.term(middle) <= term:
+                    low = middle + 1
+                else:
+                    high = middle
+            index = low - 1
         try:
             return LogPosition(self.term(index), index)
         except Compacted:

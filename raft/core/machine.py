@@ -229,7 +229,8 @@ class Machine:
         self.leader = self.node_id
         self._leadership = Leadership(self._config, self.log, self._membership, self.term, self._send)
         self._append_own([(EntryKind.NOOP, b"")])
-        self._leadership.send_heartbeats()
+        # No heartbeat: the empty entry says who leads. Its answer waits for a disk and a heartbeat's does
+        # not, so that each election would send everything twice to followers that are still probed.
         if self._reads.issued > self._reads.confirmed:
             self._ask_reads()
 
@@ -274,7 +275,9 @@ class Machine:
         if self.role is Role.LEADER:
             return
         if not self._membership.is_voter(self.node_id):
-            self._election_elapsed_ticks = 0
+            # It cannot replace a leader that fell silent, but must not go on vouching for it:
+            # it would refuse votes, which a voter that does not know yet that it is one has to give.
+            self._become(Role.FOLLOWER)
             return
         if self._config.pre_vote:
             self.become_pre_candidate()

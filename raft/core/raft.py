@@ -116,6 +116,9 @@ class Raft(Machine):
         """Take in a message. What fits neither term nor role is dropped."""
         if message.to != self.node_id or message.sender not in self._membership.members:
             return
+        if message.sender == self.node_id:
+            # Nobody but ourselves speaks for us. Such an acknowledgement would count as our own disk's.
+            return
         if isinstance(message, ProposeReply):
             # True in whatever term it comes: the batch is in no log.
             if message.run_id == self.run_id:
@@ -202,7 +205,8 @@ class Raft(Machine):
                     self._votes.setdefault(message.sender, message.granted)
                     self._count_votes()
             case PreVoteReply():
-                if self.role is Role.PRE_CANDIDATE:
+                # A grant of our own term answers a question of the term before: too late.
+                if self.role is Role.PRE_CANDIDATE and message.granted == (message.term > self.term):
                     self._votes.setdefault(message.sender, message.granted)
                     self._count_votes()
             case Propose():
@@ -239,9 +243,11 @@ class Raft(Machine):
         if entries and (
             entries[0].index != message.prev_index + 1
             or entries[-1].index != message.prev_index + len(entries)
+            or entries[0].term < message.prev_term
             or entries[-1].term > message.term
         ):
-            return  # Malformed: no member of ours sends such a thing.
+            # Malformed: no member of ours sends such a thing. (In between, the codec has looked.)
+            return
         if message.prev_index < log.commit_index:
             # Old news: what is committed is equal everywhere, so no need to look.
             self._reply_append(match_index=log.commit_index)

@@ -1,0 +1,122 @@
+"""Defects found by reading and by fuzzing, each with the test that failed before its repair."""
+
+from __future__ import annotations
+
+import pytest
+
+from raft.core.errors import InvariantViolation
+from raft.core.log import RaftLog
+from raft.core.messages import AppendEntries, AppendEntriesReply, Heartbeat, PreVoteReply, RequestVoteReply
+from raft.core.ready import Role
+from raft.core.types import ENTRY_OVERHEAD_BYTES, Entry, EntryKind, LogIndex, Membership, Term
+from tests.core.driver import ELECTION_TICKS, FixedTimeout, MemoryLog, Node, terms_log
+from tests.core.solo import append, asks_vote, candidate, heartbeat, leader, member, of_kind, the
+
+
+def test_an_acknowledgement_in_our_own_name_commits_nothing() -> None:
+    """A message that a peer sends in our name would count as our own disk's acknowledgement."""
+    node = leader()
+    node.core.propose([b"a"])
+    sent = node.core.ready()
+    assert sent.append is not None
+    node.core.step(AppendEntriesReply(1, 1, 1, rejected=False, match_index=2))
+    node.core.step(AppendEntriesReply(2, 1, 1, rejected=False, match_index=2))
+    assert node.core.commit_index < 2
+
+
+def test_an_append_in_our_own_name_is_no_second_leader() -> None:
+    node = leader()
+    node.step(append(1, 1, node.core.term, (0, 0), 1))
+    assert node.leads
+
+
+def test_a_grant_for_the_term_before_is_not_one_for_the_next() -> None:
+    """Node 1 asked for term 1, then won it as candidate's term, lost it and asks for term 2. A grant of the
+    first question arrives then."""
+    node = candidate(pre_vote=1)
+    node.step(PreVoteReply(2, 1, 1, granted=True))
+    assert node.core.role is Role.CANDIDATE
+    node.core.campaign()
+    assert node.core.role is Role.PRE_CANDIDATE
+    assert node.core.term == 1
+    node.step(PreVoteReply(3, 1, 1, granted=True))
+    assert node.core.role is Role.PRE_CANDIDATE
+    node.step(PreVoteReply(3, 1, 2, granted=True))
+    assert node.core.role is Role.CANDIDATE
+
+
+def test_entries_older_than_the_one_before_them_are_dropped_and_end_nothing() -> None:
+    """The codec sees only the entries; that they are older than prev_term only the core can see."""
+    node = member(log=(3,), term=3)
+    node.step(append(2, 1, 4, (1, 3), 2))
+    assert node.log_terms() == [3]
+    node.step(append(2, 1, 4, (1, 3), 4))
+    assert node.log_terms() == [3, 4]
+
+
+def test_a_learner_does_not_go_on_vouching_for_a_silent_leader() -> None:
+    """A learner never campaigns (trap 27). Its timer runs all the same, and then it gives its vote."""
+    node = Node(
+        1,
+        Membership(voters=frozenset({2, 3}), learners=frozenset({1})),
+        options={"check_quorum": 1},
+        random=FixedTimeout(),
+    )
+    node.step(heartbeat(2, 1, 1))
+    node.tick(ELECTION_TICKS + 1)
+    assert node.core.role is Role.FOLLOWER
+    reply = the(RequestVoteReply, node.step(asks_vote(3, 1, 2)))
+    assert reply.granted
+
+
+class CountingLog(MemoryLog):
+    looked = 0
+
+    def term(self, index: LogIndex) -> Term:
+        self.looked += 1
+        return super().term(index)
+
+
+def test_a_refusal_far_behind_is_not_searched_entry_by_entry() -> None:
+    """find_conflict_by_term halves: a hint of term 1 in a log of 100,000 entries of term 2."""
+    disk = CountingLog(terms_log(1, *[2] * 100_000))
+    log = RaftLog(disk, 0, 0)
+    disk.looked = 0
+    assert log.find_conflict_by_term(100_001, 1) == (1, 1)
+    assert disk.looked < 50
+
+
+def test_an_election_sends_the_empty_entry_once() -> None:
+    """A heartbeat beside it is answered before the disk has the entry, and the answer made the leader
+    send the entry again to each follower."""
+    node = candidate()
+    sent = node.step(RequestVoteReply(2, 1, 1, granted=True))
+    assert len(of_kind(AppendEntries, sent)) == 2
+    assert not of_kind(Heartbeat, sent)
+
+
+class WatchedList(list[Entry]):
+    sliced_max = 0
+
+    def __getitem__(self, key):  # type: ignore[no-untyped-def, override]
+        found = super().__getitem__(key)
+        if isinstance(key, slice):
+            self.sliced_max = max(self.sliced_max, len(found))
+        return found
+
+
+def test_a_short_message_from_a_long_unstable_tail_copies_little() -> None:
+    """A leader with a stalled disk may have a million unstable entries; each append looked at all."""
+    log = RaftLog(MemoryLog(), 0, 0)
+    log.append([Entry(i, 1, EntryKind.COMMAND, b"") for i in range(1, 10_001)])
+    watched = WatchedList(log._unstable)
+    log._unstable = watched
+    assert len(log.entries(1, 10_001, 10 * ENTRY_OVERHEAD_BYTES)) == 10
+    assert watched.sliced_max <= 11
+
+
+def test_two_leaders_in_one_term_are_the_only_thing_that_ends_the_process() -> None:
+    node = member()
+    node.step(heartbeat(2, 1, 1))
+    with pytest.raises(InvariantViolation, match="two leaders in term 1: 2 and 3"):
+        node.step(heartbeat(3, 1, 1))
