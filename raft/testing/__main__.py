@@ -1,8 +1,8 @@
 """python -m raft.testing: run the simulator.
 
-    --seeds 0:5000                run a range of seeds; exit status 1 if any fails
-    --seed 17 --trace             run one, and tell its story
-    --plant NAME --seeds 0:100    run with a planted bug, which must be found (--list-plants)
+--seeds 0:5000                run a range of seeds; exit status 1 if any fails
+--seed 17 --trace             run one, and tell its story
+--plant NAME --seeds 0:100    run with a planted bug, which must be found (--list-plants)
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def _trace(options: argparse.Namespace) -> int:
         result = Simulation(
             options.seed, steps=options.steps, plant=plant, ignored=ignored, story=story
         ).run()
-        print(f"{result.step} steps, trace hash {result.trace_hash:08x}: {result.violation or 'no violation'}")
+        print(
+            f"{result.step} steps, trace hash {result.trace_hash:08x}: {result.violation or 'no violation'}"
+        )
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough, as `| head` does. Nothing may complain at exit either.

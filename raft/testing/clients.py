@@ -117,8 +117,7 @@ class Client:
         else:
             world.oracle.write_unknown(operation)
             world.counts["writes_unknown"] += 1
-        if world.story is not None:
-            world.note(self._node_id, "gives no answer to call {}: {}", operation.number, operation.outcome.value)
+        world.note(self._node_id, "gives no answer to call {}: {}", operation.number, operation.outcome.value)
         self._move()
         self._done()
 

@@ -29,6 +29,7 @@ REACHED = (
     "one_way_cuts",
     "pauses",
     "slow_disks",
+    "disk_errors",
     "messages_sent",
     "messages_dropped",
     "messages_cut",

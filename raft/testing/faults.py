@@ -33,6 +33,7 @@ class Troublemaker:
         self._repeat(profile.partition_ticks, self._make_partition)
         self._repeat(profile.pause_ticks, self._pause)
         self._repeat(profile.slow_disk_ticks, self._slow_disk)
+        self._repeat(profile.disk_error_ticks, self._fail_disk)
         self._repeat(profile.nudge_ticks, self._nudge)
 
     def _repeat(self, mean_ticks: float, action: Callable[[], None]) -> None:
@@ -82,23 +83,44 @@ class Troublemaker:
         node.crash(power_cut=power_cut)
         self._world.restart_later(node)
 
+    def at_vote(self, node: SimNode) -> None:
+        """`node` has just given its vote. Perhaps crash it within the next steps."""
+        world = self._world
+        if not world.calm and self._random.random() < world.profile.crash_at_moment:
+            world.clock.call_later(self._soon(), self._end_if_still, node, node.life)
+
     def at_moment(self, node: SimNode) -> None:
-        """Perhaps crash `node` within the next steps."""
+        """`node` was just elected, or as a leader has committed. Perhaps crash it, or cut it off."""
         world, random = self._world, self._random
-        if not world.calm and random.random() < world.profile.crash_at_moment:
-            delay: Time = random.choice((0, TICK // 20, TICK // 4, TICK))
-            world.clock.call_later(random.randrange(delay + 1), self._end_if_still, node, node.life)
+        if world.calm:
+            return
+        if random.random() < world.profile.crash_at_moment:
+            world.clock.call_later(self._soon(), self._end_if_still, node, node.life)
+        elif random.random() < world.profile.cut_at_moment:
+            world.clock.call_later(self._soon(), self._cut_off, node)
+
+    def _soon(self) -> Time:
+        return self._random.randrange(self._random.choice((1, TICK // 20, TICK // 4, 2 * TICK)))
 
     # Partitions
 
     def _make_partition(self) -> None:
+        ids = sorted(self._world.nodes)
+        if len(ids) > 1:
+            shapes = (self._halves, self._isolate, self._isolate, self._one_way, self._any_links)
+            self._replace_partition(self._random.choice(shapes)(ids))
+
+    def _cut_off(self, node: SimNode) -> None:
+        ids = sorted(self._world.nodes)
+        if not self._world.calm and len(ids) > 1:
+            shape = self._both_ways if self._random.random() < 0.8 else self._one_way_of
+            self._replace_partition(shape(node.node_id, ids))
+
+    def _replace_partition(self, links: list[Link]) -> None:
+        """Mend what is cut, cut `links`, and mend them after a while."""
         world, random = self._world, self._random
-        ids = sorted(world.nodes)
-        if len(ids) < 2:
-            return
         self._heal()
         self._partition += 1
-        links = random.choice((self._halves, self._isolate, self._isolate, self._one_way, self._any_links))(ids)
         self._cut(links)
         world.counts["partitions"] += 1
         both = set(links)
@@ -118,18 +140,20 @@ class Troublemaker:
         random = self._random
         some = set(random.sample(ids, random.randrange(1, len(ids))))
         bridge = random.choice(ids) if random.random() < 0.3 else 0
-        return [
-            (a, b) for a in ids for b in ids if (a in some) != (b in some) and bridge not in (a, b)
-        ]
+        return [(a, b) for a in ids for b in ids if (a in some) != (b in some) and bridge not in (a, b)]
 
     def _isolate(self, ids: list[NodeId]) -> list[Link]:
         """One node alone: the leader, or any."""
-        one = self._victim(self._all()).node_id
+        return self._both_ways(self._victim(self._all()).node_id, ids)
+
+    def _both_ways(self, one: NodeId, ids: list[NodeId]) -> list[Link]:
         return [link for other in ids if other != one for link in ((one, other), (other, one))]
 
     def _one_way(self, ids: list[NodeId]) -> list[Link]:
         """One node is heard by nobody, or hears nobody."""
-        one = self._victim(self._all()).node_id
+        return self._one_way_of(self._victim(self._all()).node_id, ids)
+
+    def _one_way_of(self, one: NodeId, ids: list[NodeId]) -> list[Link]:
         if self._random.random() < 0.5:
             return [(one, other) for other in ids if other != one]
         return [(other, one) for other in ids if other != one]
@@ -156,6 +180,9 @@ class Troublemaker:
         node = self._random.choice(self._all())
         node.slow_disk_factor = self._random.choice((1, 10, 50))
         self._world.counts["slow_disks"] += node.slow_disk_factor > 1
+
+    def _fail_disk(self) -> None:
+        self._random.choice(self._all()).fail_disk()
 
     def _nudge(self) -> None:
         self._random.choice(self._all()).campaign()

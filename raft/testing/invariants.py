@@ -15,7 +15,7 @@ Sections are those of the Raft paper (extended version) unless stated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from raft.core.errors import InvariantViolation
@@ -177,9 +177,9 @@ class Cluster:
 
     # How the memory grows.
 
-    def _run(self, invariant: object, *arguments: object) -> None:
-        if not self.ignored or invariant.__name__ not in self.ignored:  # type: ignore[attr-defined]
-            invariant(*arguments)  # type: ignore[operator]
+    def _run(self, invariant: Callable[..., None], *arguments: object) -> None:
+        if not self.ignored or invariant.__name__ not in self.ignored:
+            invariant(*arguments)
 
     def _vote(self, voter: NodeId, term: Term, candidate: NodeId) -> None:
         self._run(one_vote_a_term, self, voter, term, candidate)
@@ -426,8 +426,7 @@ def synced_state_survives(record: NodeRecord, found: Sequence[Entry], hard_state
             return  # Replaced by a write that was not confirmed before the crash, as it may be.
         raise Violation(
             "synced_state_survives",
-            f"node {record.node_id} comes back without entry {entry[:2]};"
-            f" its log ends at {found[-1][:2]}",
+            f"node {record.node_id} comes back without entry {entry[:2]}; its log ends at {found[-1][:2]}",
         )
 
 

@@ -18,10 +18,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Literal
 
-from raft.core.config import Config
-from raft.core.errors import ProposalDropped
+from raft.core.errors import ProposalDropped, StorageError
 from raft.core.messages import Message
 from raft.core.raft import Raft
 from raft.core.ready import Ready, Role, SoftState, StorageAppend, StorageApply
@@ -44,16 +43,11 @@ INBOX_MESSAGES_MAX = 500
 """What queues for a paused node; later messages are lost, as on a full socket."""
 
 
-class RaftFactory(Protocol):
-    """How a node makes its core: Raft, or a subclass with a planted bug."""
-
-    def __call__(self, config: Config, **arguments: Any) -> Raft: ...
-
-
 class SimNode:
     """One node through all its lives."""
 
-    def __init__(self, world: World, node_id: NodeId, voters: frozenset[NodeId], make: RaftFactory) -> None:
+    def __init__(self, world: World, node_id: NodeId, voters: frozenset[NodeId], make: type[Raft]) -> None:
+        """`make`: Raft, or a subclass with a planted bug."""
         self.node_id = node_id
         self.world = world
         self.life = 0
@@ -81,6 +75,7 @@ class SimNode:
         self._writing = False
         self._applies: deque[StorageApply] = deque()
         self._applying = False
+        self._disk_error_due = False
 
     # Life and death
 
@@ -127,7 +122,9 @@ class SimNode:
         )
         self._soft_state = SoftState(Role.FOLLOWER, 0, hard_state.term)
         self.up, self.paused, self.slow_disk_factor = True, False, 1
-        world.note(self.node_id, "starts with {}, log ends at {}, state at {}", hard_state, len(log), flushed[1])
+        if world.story is not None:
+            found = f"{hard_state}, log ends at {log[-1][:2] if log else 0}, state at {flushed[1]}"
+            world.note(self.node_id, "starts with {}", found)
         self._later(self._random.randrange(self._tick_length), self._tick)
         self.turn()
 
@@ -138,7 +135,7 @@ class SimNode:
         world = self.world
         world.counts["crashes"] += 1
         world.note(self.node_id, "crashes{}", ", power cut" if power_cut else "")
-        waiting = [*self.requests.unsent, *self.requests.sent.values(), *self.requests.reads]
+        waiting = self.requests.all_calls()
         self.up = False
         self.life += 1
         self._soft_state = SoftState(Role.FOLLOWER, 0, 0)
@@ -148,8 +145,8 @@ class SimNode:
             self.power.disarm()
             self.disk.crash_keep_all()
         world.cluster.crashed(self.node_id)
-        for call in waiting:
-            call.caller.connection_lost(call.operation)
+        for caller, operation in waiting:
+            caller.connection_lost(operation)
 
     def _lose_power(self) -> None:
         self.world.counts["unsynced_bytes_lost"] += self.power.unsynced_bytes
@@ -336,15 +333,29 @@ class SimNode:
         self.turn()
 
     def _guard(self, action: Callable[..., None], *arguments: object) -> bool:
-        """Run a disk operation. Returns False if the power failed in it: then this life is over."""
+        """Run a disk operation. Returns False if it did not end well: then this life is over."""
         try:
             action(*arguments)
+            return True
         except PowerCut:
             self.world.counts["power_cuts_in_a_write"] += 1
             self.crash(power_cut=True)
-            self.world.restart_later(self)
-            return False
-        return True
+        except StorageError:
+            if not self._disk_error_due:
+                raise
+            # The rule: any error of the log ends the process, and no sync is tried again.
+            self.world.counts["disk_errors"] += 1
+            self.world.note(self.node_id, "stops, since its disk failed")
+            self.crash(power_cut=self._random.random() < 0.5)
+        self.world.restart_later(self)
+        return False
+
+    def fail_disk(self) -> None:
+        """Let one of the next writes or syncs of the log fail."""
+        if self.up:
+            self._disk_error_due = True
+            operation: Literal["write", "sync"] = self._random.choice(("write", "sync"))
+            self.disk.fail_next(operation, skip=self._random.randrange(3))
 
     # The apply queue
 

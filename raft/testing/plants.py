@@ -7,17 +7,14 @@ asserts within how many seeds each is found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from raft.core.config import Config
 from raft.core.leader import Leadership
-from raft.core.messages import AppendEntries, Message
+from raft.core.messages import AppendEntries
 from raft.core.quorum import quorum_index
 from raft.core.raft import Raft
-from raft.core.ready import ReadState, Ready, Role, StorageAppend
-from raft.core.types import Entry, HardState, LogIndex
+from raft.core.ready import ReadState, Ready, Role
+from raft.core.types import HardState, LogIndex
 
 
 class _CountsOldTerms(Leadership):

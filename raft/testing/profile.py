@@ -9,7 +9,7 @@ Rates are given as the mean pause between two faults, in ticks; 0 switches the f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from raft.testing.clock import TICK, Time
@@ -73,6 +73,8 @@ class Profile:
     """Probability that a crash strikes in the middle of the node's next disk operations."""
     crash_at_moment: float
     """Probability of a crash shortly after a vote, an election or a commit: where bugs live."""
+    cut_at_moment: float
+    """Probability that a node is cut off shortly after such a moment."""
     down_ticks_max: float
     keep_state: float
     """Probability that a restarted node finds the state that its machine last flushed."""
@@ -81,6 +83,8 @@ class Profile:
     pause_ticks: float
     pause_length_ticks: float
     slow_disk_ticks: float
+    disk_error_ticks: float
+    """Pause between writes or syncs that fail, which ends the node's process."""
     nudge_ticks: float
     """Pause between campaigns that are started by hand."""
     clients: int
@@ -101,7 +105,7 @@ def draw_profile(random: Random) -> Profile:
         on, size = random.random() < probability, random.random()
         return low * (high / low) ** size if on else 0.0
 
-    return Profile(
+    profile = Profile(
         voters=random.choices((1, 2, 3, 4, 5), weights=(2, 2, 50, 4, 42))[0],
         core=_draw_core(random),
         network=_draw_network(random),
@@ -113,14 +117,16 @@ def draw_profile(random: Random) -> Profile:
         crash_ticks=rarely(0.75, 8, 150),
         crash_all=rarely(0.5, 0.02, 0.4),
         crash_in_write=rarely(0.6, 0.1, 0.8),
-        crash_at_moment=rarely(0.55, 0.01, 0.3),
+        crash_at_moment=rarely(0.5, 0.01, 0.3),
+        cut_at_moment=rarely(0.4, 0.01, 0.3),
         down_ticks_max=random.choice((0.2, 2.0, 10.0, 40.0)),
         keep_state=random.choice((0.0, 0.5, 1.0)),
         partition_ticks=rarely(0.65, 8, 100),
-        partition_length_ticks=random.choice((3.0, 12.0, 40.0)),
+        partition_length_ticks=random.choice((4.0, 20.0, 80.0)),
         pause_ticks=rarely(0.35, 15, 150),
         pause_length_ticks=random.choice((2.0, 15.0, 40.0)),
         slow_disk_ticks=rarely(0.3, 20, 150),
+        disk_error_ticks=rarely(0.25, 15, 150),
         nudge_ticks=rarely(0.35, 10, 100),
         clients=random.choice((1, 2, 3, 4, 6)),
         keys=random.choice((1, 2, 3)),
@@ -129,6 +135,79 @@ def draw_profile(random: Random) -> Profile:
         read_share=random.choice((0.2, 0.4, 0.6)),
         compare_share=random.choice((0.0, 0.2, 0.4)),
         padding_bytes_max=random.choice((0, 0, 40, 400)),
+    )
+    kind = random.random()
+    if kind < 0.18:
+        return _leaders_die_young(profile, random)
+    if kind < 0.36:
+        return _old_leaders_linger(profile, random)
+    if kind < 0.46:
+        return _voters_come_back(profile, random)
+    return profile
+
+
+def _leaders_die_young(profile: Profile, random: Random) -> Profile:
+    """Figure 8 weather: leaders are struck right after they are elected or have committed,
+    and entries travel one by one, so that tails of many terms meet."""
+    core = replace(
+        profile.core,
+        election_timeout_ticks=6,
+        heartbeat_ticks=1,
+        append_bytes_max=1,
+        inflight_messages_max=random.choice((1, 2)),
+    )
+    network = replace(profile.network, delay_min=100, delay_max=800, slow=0.0, drop=0.0, cut_in_flight=True)
+    return replace(
+        profile,
+        voters=random.choice((3, 5)),
+        core=core,
+        network=network,
+        crash_ticks=0.0,
+        crash_at_moment=random.choice((0.0, 0.0, 0.1)),
+        cut_at_moment=random.choice((0.3, 0.5, 0.7)),
+        partition_ticks=0.0,
+        partition_length_ticks=40.0,
+        down_ticks_max=random.choice((2.0, 15.0)),
+        pause_ticks=0.0,
+        write_delay_max=TICK // 10,
+        think_ticks_max=3.0,
+    )
+
+
+def _old_leaders_linger(profile: Profile, random: Random) -> Profile:
+    """Stale-read weather: leaders are cut off for long and do not notice, and clients stay with them."""
+    core = replace(profile.core, check_quorum=random.random() < 0.2, election_timeout_ticks=6)
+    return replace(
+        profile,
+        voters=random.choice((3, 5)),
+        core=core,
+        network=replace(profile.network, delay_max=min(profile.network.delay_max, 800)),
+        crash_ticks=0.0,
+        crash_at_moment=0.0,
+        partition_ticks=random.choice((20.0, 40.0)),
+        partition_length_ticks=80.0,
+        clients=6,
+        keys=1,
+        think_ticks_max=3.0,
+        timeout_ticks=20.0,
+        read_share=0.5,
+    )
+
+
+def _voters_come_back(profile: Profile, random: Random) -> Profile:
+    """Double-vote weather: many candidates in one term, and voters that crash after the vote and are
+    back before the election is over."""
+    core = replace(profile.core, pre_vote=False, check_quorum=False, election_timeout_ticks=10)
+    return replace(
+        profile,
+        voters=random.choice((3, 5)),
+        core=core,
+        network=replace(profile.network, delay_min=100, delay_max=random.choice((800, 2500))),
+        crash_at_moment=random.choice((0.1, 0.4)),
+        cut_at_moment=random.choice((0.0, 0.3)),
+        down_ticks_max=random.choice((0.2, 1.0)),
+        write_delay_max=TICK // 20,
+        nudge_ticks=random.choice((2.0, 5.0)),
     )
 
 

@@ -7,10 +7,10 @@ Writes. A write is in one of three states here:
     sent       proposed in term T, here or at the leader of T. It may be applied.
     (gone)     answered, or given up with an unknown outcome.
 
-From `sent` a write falls back to `unsent` in two cases, both proofs: the leader refused its batch (nothing of it
-was appended), or an entry of a term above T was applied here and this write was not. Only the leader of exactly T
-could append it, and after an entry of a later term none of T can follow. So proposing it again
-cannot apply it twice.
+From `sent` a write falls back to `unsent` in two cases, both proofs: the leader refused its batch (nothing
+of it was appended), or an entry of a term above T was applied here and this write was not. Only the leader
+of exactly T could append it, and after an entry of a later term none of T can follow. So proposing it
+again cannot apply it twice. (The runtime's rule, in raft/runtime/proposals.py, without its bounds.)
 """
 
 from __future__ import annotations
@@ -114,6 +114,11 @@ class RequestTable:
                 del self.sent[write.sequence]
                 return False
         return operation.write is None
+
+    def all_calls(self) -> list[tuple[Caller, Operation]]:
+        """Return everyone who waits."""
+        writes = [(write.caller, write.operation) for write in (*self.unsent, *self.sent.values())]
+        return writes + [(read.caller, read.operation) for read in self.reads]
 
     def confirm_reads(self, position: int, index: LogIndex) -> None:
         for read in self.reads:
