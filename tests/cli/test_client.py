@@ -29,6 +29,7 @@ from kvstore.client import (
     prefix_range,
 )
 from tests.cli.helpers import (
+    Script,
     ScriptedServer,
     empty,
     failing,
@@ -211,45 +212,69 @@ async def test_a_member_that_comes_back_is_found(etcd: str, key: str) -> None:
 @contextlib.asynccontextmanager
 async def forwarder(bound: socket.socket, target: str) -> AsyncIterator[None]:
     """Begin to listen at a port where nobody listened, and pass everything on to `target`."""
+    splices: set[asyncio.Task[None]] = set()
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
 
     async def splice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        target_host, _, target_port = target.rpartition(":")
-        there_reader, there_writer = await asyncio.open_connection(target_host, int(target_port))
-        await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer))
+        task = asyncio.current_task()
+        assert task is not None
+        splices.add(task)
+        host, _, port = target.rpartition(":")
+        there_reader, there_writer = await asyncio.open_connection(host, int(port))
+        try:
+            await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer))
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # the end of the test, or of the client
+        finally:
+            for end in (writer, there_writer):
+                end.close()
+                with contextlib.suppress(ConnectionError):
+                    await end.wait_closed()
 
     server = await asyncio.start_server(splice, sock=bound)
     try:
         yield
     finally:
         server.close()
+        for task in splices:
+            task.cancel()
+        await asyncio.gather(*splices)
         await server.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def scripted(
+    first: Script, second: Script = empty, **options: float
+) -> AsyncIterator[tuple[ScriptedServer, ScriptedServer, Client]]:
+    """Two servers and a client that knows both, in this order."""
+    async with (
+        ScriptedServer(first) as first_server,
+        ScriptedServer(second) as second_server,
+        Client([first_server.endpoint, second_server.endpoint], **options) as client,
+    ):
+        yield first_server, second_server, client
 
 
 async def test_an_unknown_outcome_is_never_repeated() -> None:
     for script in (failing("UNAVAILABLE", "etcdserver: request timed out"), failing("INTERNAL", "")):
-        async with ScriptedServer(script) as first, ScriptedServer(empty) as second:
-            async with Client([first.endpoint, second.endpoint]) as client:
-                with pytest.raises(OutcomeUnknown) as caught:
-                    await client.put(b"k")
-                assert caught.value.endpoint == first.endpoint
-                assert (first.calls, second.calls) == (["Put"], [])
+        async with scripted(script, empty) as (first, second, client):
+            with pytest.raises(OutcomeUnknown) as caught:
+                await client.put(b"k")
+            assert caught.value.endpoint == first.endpoint
+            assert (first.calls, second.calls) == (["Put"], [])
 
 
 async def test_a_write_without_an_answer_is_unknown() -> None:
-    async with ScriptedServer(never) as first, ScriptedServer(empty) as second:
-        async with Client([first.endpoint, second.endpoint]) as client:
-            with pytest.raises(OutcomeUnknown, match="no answer"):
-                await client.delete(b"k", timeout_s=QUICK_S)
-            assert (first.calls, second.calls) == (["DeleteRange"], [])
-            await client.put(b"k")  # the silent member is not asked first again
-            assert (first.calls, second.calls) == (["DeleteRange"], ["Put"])
+    async with scripted(never, empty) as (first, second, client):
+        with pytest.raises(OutcomeUnknown, match="no answer"):
+            await client.delete(b"k", timeout_s=QUICK_S)
+        assert (first.calls, second.calls) == (["DeleteRange"], [])
+        await client.put(b"k")  # the silent member is not asked first again
+        assert (first.calls, second.calls) == (["DeleteRange"], ["Put"])
 
 
 @pytest.mark.parametrize(
@@ -259,11 +284,10 @@ async def test_a_write_without_an_answer_is_unknown() -> None:
         failing("UNAVAILABLE", "etcdserver: request timed out", applied="no"),
     ],
 )
-async def test_a_write_that_was_certainly_not_applied_goes_on(script: Any) -> None:
-    async with ScriptedServer(script) as first, ScriptedServer(empty) as second:
-        async with Client([first.endpoint, second.endpoint]) as client:
-            await client.put(b"k")
-            assert (first.calls, second.calls) == (["Put"], ["Put"])
+async def test_a_write_that_was_certainly_not_applied_goes_on(script: Script) -> None:
+    async with scripted(script, empty) as (first, second, client):
+        await client.put(b"k")
+        assert (first.calls, second.calls) == (["Put"], ["Put"])
 
 
 async def test_a_write_is_repeated_until_there_is_a_leader() -> None:
@@ -278,47 +302,48 @@ async def test_a_write_is_repeated_until_there_is_a_leader() -> None:
 
 
 async def test_without_a_leader_the_time_limit_ends_it() -> None:
-    async with ScriptedServer(failing("UNAVAILABLE", "etcdserver: no leader")) as server:
-        async with Client(server.endpoint) as client:
-            for call in (client.put(b"k", timeout_s=QUICK_S), client.get(b"k", timeout_s=QUICK_S)):
-                with pytest.raises(Unavailable, match="no leader") as caught:
-                    await call
-                assert caught.value.applied == "no"
+    async with (
+        ScriptedServer(failing("UNAVAILABLE", "etcdserver: no leader")) as server,
+        Client(server.endpoint) as client,
+    ):
+        for call in (client.put(b"k", timeout_s=QUICK_S), client.get(b"k", timeout_s=QUICK_S)):
+            with pytest.raises(Unavailable, match="no leader") as caught:
+                await call
+            assert caught.value.applied == "no"
 
 
 async def test_a_refusal_is_final() -> None:
     script = failing("INVALID_ARGUMENT", "etcdserver: key is not provided")
-    async with ScriptedServer(script) as first, ScriptedServer(empty) as second:
-        async with Client([first.endpoint, second.endpoint]) as client:
-            for call in (client.put(b"k"), client.get(b"k")):
-                with pytest.raises(RequestRefused):
-                    await call
-            assert (first.calls, second.calls) == (["Put", "Range"], [])
+    async with scripted(script, empty) as (first, second, client):
+        for call in (client.put(b"k"), client.get(b"k")):
+            with pytest.raises(RequestRefused):
+                await call
+        assert (first.calls, second.calls) == (["Put", "Range"], [])
 
 
 async def test_committed_with_the_policy_unmet_is_applied() -> None:
-    async with ScriptedServer(failing("ABORTED", "policy unmet", applied="yes")) as server:
-        async with Client(server.endpoint) as client:
-            with pytest.raises(AppliedWithFault):
-                await client.put(b"k")
-            assert server.calls == ["Put"]
+    async with (
+        ScriptedServer(failing("ABORTED", "policy unmet", applied="yes")) as server,
+        Client(server.endpoint) as client,
+    ):
+        with pytest.raises(AppliedWithFault):
+            await client.put(b"k")
+        assert server.calls == ["Put"]
 
 
 async def test_a_read_goes_on_after_any_passing_failure() -> None:
     for script in (failing("UNAVAILABLE", "etcdserver: leader changed"), failing("INTERNAL", "")):
-        async with ScriptedServer(script) as first, ScriptedServer(empty) as second:
-            async with Client([first.endpoint, second.endpoint]) as client:
-                await client.get(b"k")
-                await client.txn(Txn().then(Range(b"k")))  # no write in it: a read
-                assert (first.calls, second.calls) == (["Range"], ["Range", "Txn"])
+        async with scripted(script, empty) as (first, second, client):
+            await client.get(b"k")
+            await client.txn(Txn().then(Range(b"k")))  # no write in it: a read
+            assert (first.calls, second.calls) == (["Range"], ["Range", "Txn"])
 
 
 async def test_a_read_does_not_wait_for_a_paused_member() -> None:
-    async with ScriptedServer(never) as first, ScriptedServer(empty) as second:
-        async with Client([first.endpoint, second.endpoint], connect_timeout_s=QUICK_S) as client:
-            await client.get(b"k")
-            await client.get(b"k")
-            assert (first.calls, second.calls) == (["Range"], ["Range", "Range"])
+    async with scripted(never, empty, connect_timeout_s=QUICK_S) as (first, second, client):
+        await client.get(b"k")
+        await client.get(b"k")
+        assert (first.calls, second.calls) == (["Range"], ["Range", "Range"])
 
 
 async def test_a_slow_read_is_not_cut_short() -> None:
@@ -332,10 +357,9 @@ async def test_a_slow_read_is_not_cut_short() -> None:
         second_asked.set()
         return await never(method, context)
 
-    async with ScriptedServer(slow) as first, ScriptedServer(slower) as second:
-        async with Client([first.endpoint, second.endpoint], connect_timeout_s=QUICK_S) as client:
-            await client.get(b"k")
-            assert (first.calls, second.calls) == (["Range"], ["Range"])
+    async with scripted(slow, slower, connect_timeout_s=QUICK_S) as (first, second, client):
+        await client.get(b"k")
+        assert (first.calls, second.calls) == (["Range"], ["Range"])
 
 
 async def test_a_read_without_an_answer_ends_at_the_time_limit() -> None:
