@@ -16,6 +16,7 @@ identity.json was damaged.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -198,14 +199,21 @@ def _release(lock: DirectoryLock | None) -> None:
 
 
 def _make_directories(disk: Disk, path: str) -> None:
-    """Make `path` and what is missing above it, each durable in its parent."""
-    missing = []
-    while path and not disk.exists(path):
-        missing.append(path)
-        path = path.rpartition("/")[0]
-    for path in reversed(missing):
-        disk.make_directory(path)
-        disk.sync_directory(path.rpartition("/")[0] or "/")
+    """Make `path` and what is missing above it, and make all these names durable.
+
+    Until identity.json is there, every name above it is synced, also those that exist: a process before us
+    may have made them and died before its sync. A directory that may not be read was not made by us.
+    """
+    if disk.exists(f"{path}/{IDENTITY_NAME}"):
+        return
+    ancestors = [path]
+    while parent := ancestors[-1].rpartition("/")[0]:
+        ancestors.append(parent)
+    for ancestor in reversed(ancestors):
+        if not disk.exists(ancestor):
+            disk.make_directory(ancestor)
+        with contextlib.suppress(PermissionError):
+            disk.sync_directory(ancestor.rpartition("/")[0] or "/")
 
 
 def _identity(

@@ -60,6 +60,9 @@ from raft.storage.segment import SegmentMaker, list_segments, segment_path
 BATCH_BYTES_MAX = 1024 * MIB
 """One batch. The runtime's limits are far lower; above, an offset would not fit its 32 bits."""
 
+_FIRST_PIECE_BYTES = 8 * MIB
+"""The first segment is filled before anyone waits, so in larger pieces than the others."""
+
 _READ_WINDOW_BYTES = 64 * 1024
 """One read of old entries brings this much: at one entry a record, a read for each would be the cost."""
 
@@ -164,9 +167,7 @@ class LogStore:
 
     @classmethod
     def _open(cls, disk: Disk, directory: str, identity: Identity, options: LogOptions) -> LogStore:
-        if not disk.exists(directory):
-            disk.make_directory(directory)
-            disk.sync_directory(directory.rpartition("/")[0] or "/")
+        disk.make_directory(directory)
         high_water = _open_high_water(disk, directory)
         try:
             scan = scan_log(disk, directory, identity)
@@ -181,7 +182,7 @@ class LogStore:
             high_water.write(Mark(scan.batch, state.term, state.voted_for))
             if not scan.files:
                 maker = SegmentMaker(disk, directory, 1, options.segment_bytes)
-                scan.files[1] = maker.finish(options.segment_bytes)
+                scan.files[1] = maker.finish(_FIRST_PIECE_BYTES)
             return cls(disk, directory, identity, options, scan, high_water, report)
         except BaseException:
             high_water.close()
@@ -514,4 +515,6 @@ def _open_high_water(disk: Disk, directory: str) -> HighWater:
     if list_segments(disk, directory):
         path = f"{directory}/{HIGH_WATER_NAME}"
         raise LostDurableData((path,), "the file is gone, and segments of the log are there")
+    # Also if the directory was there: the process before us may have ended just before this.
+    disk.sync_directory(directory.rpartition("/")[0] or "/")
     return HighWater.create(disk, directory)

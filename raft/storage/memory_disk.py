@@ -15,8 +15,9 @@ by the given random.Random, independently: later pieces may survive earlier ones
 survive or not one by one; a rename is atomic. `crash_keep_all` is the end of the process alone: all
 stays visible, but what was pending still is, so that a power cut soon after may take it.
 
-A failed sync is the nasty kind (Rebello et al., ATC 2020): the pages are marked clean, the program
-goes on seeing its data, and no later sync will ever write it.
+A failed sync of a file is the nasty kind (Rebello et al., ATC 2020): the pages are marked clean, the
+program goes on seeing its data, and no later sync will ever write it. A failed sync of a directory leaves
+its changes pending: names go through the journal, which is not marked clean piece by piece.
 
 Nothing here depends on hashing order, time or identity: the same calls give the same disk.
 """
@@ -207,11 +208,7 @@ class MemoryDisk:
 
     def sync_directory(self, path: str) -> None:
         directory = self._directory(path)
-        try:
-            self.meet("sync", path)
-        except OSError:
-            directory.pending.clear()
-            raise
+        self.meet("sync", path)
         for removed, added, node in directory.pending:
             _apply_name(directory.durable, removed, added, node)
         directory.pending.clear()
@@ -238,7 +235,7 @@ class MemoryDisk:
         """Make one coming call raise OSError(code): the first of this kind, after `skip` others.
 
         `path`: only calls on this file or directory count. A failed write leaves nothing; a failed
-        sync forgets what it should have written. Waiting faults end with a crash.
+        sync of a file forgets what it should have written. Waiting faults end with a crash.
         """
         self._faults.append(_Fault(operation, path, skip, code))
 

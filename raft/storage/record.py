@@ -77,7 +77,7 @@ class Record(NamedTuple):
     previous: int
     crc: int
     payload: memoryview
-    """Valid until the reader reads on."""
+    """Keeps the reader's window in memory as long as it lives."""
     end: int
     """Offset in the file of the first byte behind the record."""
 

@@ -70,9 +70,12 @@ def test_a_first_start_survives_a_crash_at_each_of_its_steps():
             first_start(disk)
         except StorageError as error:
             assert PATH in str(error) and "What to do" in str(error)
-            for seed in range(6):
+            for seed in range(8):
                 crashed = clone(disk)
-                crashed.crash(random.Random(seed))
+                if seed % 2:
+                    crashed.crash_keep_all()
+                else:
+                    crashed.crash(random.Random(seed))
                 found = first_start(crashed, incarnation=0x99).identity
                 assert found in (Identity(0xC1, 0xA1, 0x77), Identity(0xC1, 0xA1, 0x99))
                 crashed.crash(random.Random(seed + 1))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from raft.core.entry_codec import encode_entries
 from raft.core.errors import StorageError
 from raft.core.types import HardState
 from raft.storage import (
@@ -188,6 +189,7 @@ def test_the_second_page_of_the_last_batch_without_the_first():
     assert image(found) == before
     assert found.report.torn_bytes > 0
     assert not any(disk.content(SEGMENTS[1]))
+    assert not disk.has_unsynced(), "what was cut stays cut"
     write(found, make_append(make_entries(101, 80, size=80)))
     assert open_log(disk, options).last_index == 180
 
@@ -250,6 +252,60 @@ def test_a_batch_doubled_in_place_of_the_next():
     )
     log = open_log(disk)
     assert log.last_index == 2 and log.report.torn_bytes > 0
+
+
+def put(disk: MemoryDisk, path: str, offset: int, data: bytes) -> None:
+    content = bytearray(disk.content(path))
+    content[offset : offset + len(data)] = data
+    disk.replace_content(path, bytes(content))
+
+
+def test_a_record_that_follows_another_past():
+    """Right number, right generation, right checksum, and yet it was written after other entries: the
+    chain shows it."""
+    disk = MemoryDisk()
+    log = open_log(disk)
+    write(log, make_append(make_entries(1, 1)))
+    other = clone(disk)
+    write(log, make_append(make_entries(2, 1)))
+    past = open_log(other)
+    write(past, make_append(make_entries(2, 1, term=2)))
+    start = past._offset
+    write(past, make_append(make_entries(3, 1, term=2)))
+    put(disk, SEGMENTS[0], start, other.content(SEGMENTS[0])[start : past._offset])
+    found = open_log(disk)
+    assert image(found).entries == tuple(make_entries(1, 2))
+    assert found.report.torn_bytes > 0
+
+
+def test_a_number_left_out_is_a_batch_lost():
+    disk = MemoryDisk()
+    log = open_log(disk)
+    write(log, make_append(make_entries(1, 1)))
+    payload = encode_entries(make_entries(2, 1))
+    frame, _ = encode_record(RecordType.ENTRIES, payload, 3, 1, log._chain, True, identity_seed(IDENTITY))
+    put(disk, SEGMENTS[0], log._offset, frame + payload)
+    with pytest.raises(CorruptLog, match="batch 2 should stand here") as caught:
+        open_log(disk)
+    assert caught.value.offset == log._offset
+
+
+def test_a_batch_does_not_go_on_in_the_next_segment():
+    """A batch is one write to one file. Half a batch before a rotation is a half batch, whatever follows."""
+    disk = MemoryDisk()
+    log = open_log(disk)
+    write(log, make_append(make_entries(1, 1)))
+    seed = identity_seed(IDENTITY)
+    payload = encode_entries(make_entries(2, 1))
+    frame, chain = encode_record(RecordType.ENTRIES, payload, 2, 1, log._chain, False, seed)
+    put(disk, SEGMENTS[0], log._offset, frame + payload)
+    header = encode_segment_header(SegmentHeader(FORMAT_VERSION, IDENTITY, 2, 2, chain))
+    frame, chain = encode_record(RecordType.SEGMENT_HEADER, header, 2, 2, chain, False, seed)
+    payload = encode_entries(make_entries(3, 1))
+    last, _ = encode_record(RecordType.ENTRIES, payload, 2, 2, chain, True, seed)
+    disk.replace_content(SEGMENTS[1], frame + header + last + payload)
+    found = open_log(disk)
+    assert found.last_index == 1 and len(found.report.torn_copies) == 2
 
 
 @pytest.mark.parametrize("missing", [0, 1])
@@ -408,11 +464,17 @@ def test_a_first_start_survives_a_crash_at_each_of_its_steps():
         try:
             open_log(disk)
         except StorageError:
-            for seed in range(6):
+            for seed in range(8):
                 crashed = clone(disk)
-                crashed.crash(random.Random(seed))
+                if seed % 2:
+                    crashed.crash_keep_all()
+                else:
+                    crashed.crash(random.Random(seed))
                 log = open_log(crashed)
                 assert log.last_index == 0 and log.hard_state == HardState()
+                write(log, make_append(make_entries(1, 1)))
+                crashed.crash(random.Random(seed))
+                assert open_log(crashed).last_index == 1
         else:
             break
     assert step > 8
