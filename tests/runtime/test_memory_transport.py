@@ -1,0 +1,110 @@
+"""The network in memory keeps the promises of the real one, and its faults do what they say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from raft.core import messages as m
+from raft.core.errors import RaftError
+from raft.core.types import NodeId
+from raft.transport.memory import DROP, MemoryNetwork, MemoryTransport
+
+from .cluster import until
+
+
+class Handler:
+    def __init__(self) -> None:
+        self.messages: list[m.Message] = []
+        self.batches: list[int] = []
+        self.unsent: list[m.Message] = []
+        self.unreachable: list[NodeId] = []
+
+    def on_messages(self, messages: Sequence[m.Message]) -> None:
+        self.messages.extend(messages)
+        self.batches.append(len(messages))
+
+    def on_unsent(self, messages: Sequence[m.Message]) -> None:
+        self.unsent.extend(messages)
+
+    def on_unreachable(self, node_id: NodeId) -> None:
+        self.unreachable.append(node_id)
+
+    def on_fatal(self, error: RaftError) -> None:
+        raise AssertionError(error)
+
+
+async def join(network: MemoryNetwork, node_id: NodeId) -> tuple[MemoryTransport, Handler]:
+    transport, handler = network.transport(node_id), Handler()
+    await transport.start(handler)
+    return transport, handler
+
+
+def heartbeat(commit_index: int, sender: NodeId = 1, to: NodeId = 2) -> m.Heartbeat:
+    return m.Heartbeat(sender, to, 1, commit_index)
+
+
+async def test_messages_arrive_in_order_in_a_later_turn_and_together() -> None:
+    network = MemoryNetwork()
+    a, _ = await join(network, 1)
+    _, handler = await join(network, 2)
+    a.send([heartbeat(1), heartbeat(2)])
+    a.send([heartbeat(3)])
+    assert handler.messages == []
+    await asyncio.sleep(0)
+    assert handler.messages == [heartbeat(1), heartbeat(2), heartbeat(3)] and handler.batches == [3]
+
+
+async def test_cuts_are_one_way_until_healed() -> None:
+    network = MemoryNetwork()
+    a, at_a = await join(network, 1)
+    b, at_b = await join(network, 2)
+    network.cut(1, 2)
+    assert a.connected() == set() and b.connected() == {1}
+    a.send([heartbeat(1)])
+    b.send([heartbeat(2, 2, 1)])
+    await until(lambda: at_a.messages, "the other way is open")
+    assert at_b.messages == []
+    network.heal()
+    a.send([heartbeat(3)])
+    await until(lambda: at_b.messages == [heartbeat(3)], "healed")
+    network.isolate(1, [2])
+    assert a.connected() == b.connected() == set()
+
+
+async def test_a_fault_hook_drops_and_delays() -> None:
+    network = MemoryNetwork()
+    a, _ = await join(network, 1)
+    _, handler = await join(network, 2)
+    network.fault = lambda x: {1: DROP, 2: 0.02}.get(getattr(x, "commit_index", 0), 0.0)
+    a.send([heartbeat(1), heartbeat(2), heartbeat(3)])
+    await until(lambda: len(handler.messages) == 2, "the two that are not dropped")
+    assert handler.messages == [heartbeat(3), heartbeat(2)]
+
+
+async def test_what_never_left_is_reported_and_not_from_within_send() -> None:
+    network = MemoryNetwork()
+    a, handler = await join(network, 1)
+    proposal = m.Propose(1, 2, 1, 1, 9, [b"x"])
+    a.send([proposal, heartbeat(1)])
+    assert not handler.unsent and not handler.unreachable
+    await asyncio.sleep(0)
+    assert handler.unsent == [proposal] and handler.unreachable == [2]
+    assert a.stats.dropped_no_stream == 2
+
+
+async def test_a_stopped_end_hears_nothing_and_its_id_is_free_again() -> None:
+    network = MemoryNetwork()
+    a, _ = await join(network, 1)
+    b, handler = await join(network, 2)
+    a.send([heartbeat(1)])
+    await b.stop()
+    await asyncio.sleep(0)
+    assert handler.messages == []
+    _, again = await join(network, 2)
+    a.send([heartbeat(2)])
+    await until(lambda: again.messages == [heartbeat(2)], "the new end hears")
+    with pytest.raises(ValueError, match="already"):
+        await network.transport(2).start(handler)
