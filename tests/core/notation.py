@@ -1,7 +1,7 @@
 """Messages, entries and Readies as lines that people read. `index@term` is a log position.
 
-    1->2 Append T3 prev=4@2 [5@3 noop, 6@3 a] commit=4
-    2->1 AppendReply T3 match=6          2->1 AppendReply T3 refused=4 hint=2@1
+1->2 Append T3 prev=4@2 [5@3 noop, 6@3 a] commit=4
+2->1 AppendReply T3 match=6          2->1 AppendReply T3 refused=4 hint=2@1
 """
 
 from __future__ import annotations

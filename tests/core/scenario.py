@@ -4,8 +4,8 @@ A file is a header of `#` lines, then blocks: commands, `----`, the full output,
 commands of a block run in order and their outputs follow one another. QUORUMLOG_REWRITE=1 writes the
 outputs anew; the diff is then the review.
 
-    nodes 3 [option=n ...]      new nodes 1..3. Options are fields of Config (pre_vote=0, ...)
-    disk 2 terms=1,1,2 [term=5] [vote=1] [commit=2]   give a node this log before anything runs
+    nodes 3 [option=n ...]      new nodes 1..3 instead of all before. Options are fields of Config (pre_vote=0, ...)
+    disk 2 terms=1,1,2 [term=5] [vote=1] [commit=2]   give a node this log (or: keep)
     campaign 1                  tick 2 [n=20]         timeout 2 15  (election timeout in ticks)
     propose 1 a b               read 2
     ready 1                     take one Ready: messages leave, the write and the entries to apply queue up
@@ -139,6 +139,8 @@ class Scenario:
         options = {key: int(value) for key, value in (word.split("=") for word in words[1:])}
         if not options.keys() <= _OPTIONS.keys():
             raise ScenarioError(f"no such option among {options}")
+        # A new group on a new network.
+        self.nodes, self.network, self.down, self.cuts = {}, [], set(), set()
         for node_id in range(1, int(words[0]) + 1):
             self.nodes[node_id] = Node(
                 node_id,
@@ -149,9 +151,12 @@ class Scenario:
 
     def do_disk(self, words: list[str]) -> None:
         node = self.nodes[int(words[0])]
-        values = dict(word.split("=") for word in words[1:])
+        values = dict(word.split("=") for word in words[1:] if word != "keep")
         terms = [int(term) for term in values.get("terms", "").split(",") if term]
-        node.disk = MemoryLog(terms_log(*terms))
+        if "keep" in words:
+            terms = [entry.term for entry in node.disk.list]
+        else:
+            node.disk = MemoryLog(terms_log(*terms))
         node.hard_state = HardState(
             int(values.get("term", max(terms, default=0))),
             int(values.get("vote", 0)),
@@ -231,7 +236,9 @@ class Scenario:
             position = node.writes[0].done
             was_leader = node.leads
             replies = node.sync()
-            self._say(f"{words[0]} synced through {position.last_index}@{position.last_term} (T{position.term})")
+            self._say(
+                f"{words[0]} synced through {position.last_index}@{position.last_term} (T{position.term})"
+            )
             if node.leads and not was_leader:
                 self._say(f"  {words[0]} now leads T{node.core.term}")
             for reply in replies:

@@ -95,12 +95,12 @@ def heard(node: Node, peer: NodeId) -> list[Message]:
 
 def accept(node: Node, peer: NodeId, match: LogIndex) -> list[Message]:
     """`peer` acknowledges everything through `match`."""
-    return node.step(AppendEntriesReply(peer, node.node_id, node.core.term, rejected=False, match_index=match))
+    return node.step(
+        AppendEntriesReply(peer, node.node_id, node.core.term, rejected=False, match_index=match)
+    )
 
 
-def refuse(
-    node: Node, peer: NodeId, reject: LogIndex, hint: tuple[LogIndex, Term] = (0, 0)
-) -> list[Message]:
+def refuse(node: Node, peer: NodeId, reject: LogIndex, hint: tuple[LogIndex, Term] = (0, 0)) -> list[Message]:
     return node.step(
         AppendEntriesReply(
             peer,

@@ -1,0 +1,42 @@
+"""Runs scenarios/*.txt. QUORUMLOG_REWRITE=1 writes their outputs anew: review the diff."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.core.scenario import Scenario, ScenarioError, parse, rewrite
+
+FILES = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_scenario(path: Path) -> None:
+    if os.environ.get("QUORUMLOG_REWRITE") == "1":
+        path.write_text(rewrite(path))
+    header, blocks = parse(path.read_text())
+    assert header, "a scenario says at its head what it shows"
+    scenario = Scenario()
+    for block in blocks:
+        assert scenario.run_block(block) == block.expected, f"{path.name}:{block.line}: {block.commands}"
+
+
+def test_there_are_scenarios() -> None:
+    assert len(FILES) >= 25
+
+
+def test_a_wrong_expectation_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.txt"
+    path.write_text("# Shows nothing.\n\nnodes 1\ncampaign 1\nready 1\n----\n1 ready:\n")
+    _, blocks = parse(path.read_text())
+    assert Scenario().run_block(blocks[0]) != blocks[0].expected
+    assert "write T1 vote=1 commit=0" in rewrite(path)
+
+
+@pytest.mark.parametrize("command", ["fly 1", "tick 9", "nodes 3 speed=2", "deliver x"])
+def test_a_wrong_command_names_its_line(command: str) -> None:
+    _, blocks = parse(f"# Wrong.\n\nnodes 1\n{command}\n----\n")
+    with pytest.raises(ScenarioError, match=f"line 3: `{command}`"):
+        Scenario().run_block(blocks[0])
