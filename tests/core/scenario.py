@@ -4,7 +4,7 @@ A file is a header of `#` lines, then blocks: commands, `----`, the full output,
 commands of a block run in order and their outputs follow one another. QUORUMLOG_REWRITE=1 writes the
 outputs anew; the diff is then the review.
 
-    nodes 3 [option=n ...]      new nodes 1..3 instead of all before. Options are fields of Config (pre_vote=0, ...)
+    nodes 3 [option=n ...]      new nodes 1..3 instead of all before; options of Config (pre_vote=0 ...)
     disk 2 terms=1,1,2 [term=5] [vote=1] [commit=2]   give a node this log (or: keep)
     campaign 1                  tick 2 [n=20]         timeout 2 15  (election timeout in ticks)
     propose 1 a b               read 2
@@ -355,7 +355,8 @@ class Scenario:
             s = node.core.status()
             self._say(
                 f"{node_id} {s.role.value} T{s.term} vote={s.voted_for or '-'} leader={s.leader or '-'} "
-                f"last={s.last_index} stable={s.stable_index} commit={s.commit_index} applied={s.applied_index}"
+                f"last={s.last_index} stable={s.stable_index} commit={s.commit_index} "
+                f"applied={s.applied_index}"
             )
 
     def do_progress(self, words: list[str]) -> None:
