@@ -1,0 +1,238 @@
+"""Every invariant is fed a history that breaks it, and must name itself. A check that cannot fail is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from raft.core.messages import AppendEntriesReply, RequestVoteReply
+from raft.core.ready import StorageAppend, StorageAppendDone
+from raft.core.types import Entry, HardState
+from raft.testing.invariants import INVARIANTS, Cluster, Violation
+
+
+def log_of(*terms: int, data: bytes = b"") -> list[Entry]:
+    """Entries 1, 2, ... of these terms."""
+    return [Entry(index, term, 0, data) for index, term in enumerate(terms, 1)]
+
+
+def ask(entries: Sequence[Entry], hard_state: HardState | None = None) -> StorageAppend:
+    last = entries[-1] if entries else Entry(0, 0, 0, b"")
+    return StorageAppend(
+        entries=entries,
+        hard_state=hard_state,
+        must_sync=True,
+        replies=(),
+        done=StorageAppendDone(last.term, last.index, last.term),
+    )
+
+
+def cluster_with(
+    *terms: int, on: Sequence[int] = (1, 2, 3), ignored: frozenset[str] = frozenset()
+) -> Cluster:
+    """Three nodes, of which those `on` have a durable log of these terms."""
+    cluster = Cluster((1, 2, 3), ignored)
+    term = terms[-1] if terms else 0
+    for node_id in (1, 2, 3):
+        has_log = node_id in on and terms
+        cluster.recovered(node_id, HardState(term if has_log else 0), log_of(*terms) if has_log else [])
+    return cluster
+
+
+def lead(cluster: Cluster, node_id: int, term: int, commit_index: int = 0) -> None:
+    last = cluster.nodes[node_id].last_index
+    cluster.stepped(node_id, term, True, commit_index, last)
+
+
+def follow(cluster: Cluster, node_id: int, term: int, commit_index: int = 0) -> None:
+    last = cluster.nodes[node_id].last_index
+    cluster.stepped(node_id, term, False, commit_index, last)
+
+
+def election_safety() -> None:
+    cluster = cluster_with()
+    lead(cluster, 1, 5)
+    lead(cluster, 2, 5)
+
+
+def leader_append_only() -> None:
+    cluster = cluster_with(1, 1)
+    lead(cluster, 1, 2)
+    cluster.append_asked(1, ask([Entry(2, 2, 0, b"")]), still_leads=2)
+
+
+def log_has_no_holes() -> None:
+    cluster_with(1).append_asked(1, ask([Entry(3, 1, 0, b"")]), still_leads=0)
+
+
+def log_matching() -> None:
+    cluster = cluster_with(1, 1, on=(1,))
+    cluster.append_asked(2, ask(log_of(1, 1, data=b"other")), still_leads=0)
+
+
+def leader_completeness() -> None:
+    cluster = cluster_with(1, on=(1, 2))
+    lead(cluster, 1, 1)
+    lead(cluster, 1, 1, commit_index=1)
+    lead(cluster, 3, 2)
+
+
+def state_machine_safety() -> None:
+    cluster = cluster_with(1, on=(1, 2))
+    lead(cluster, 1, 1, commit_index=1)
+    follow(cluster, 2, 1, commit_index=1)
+    cluster.applied(2, [Entry(1, 1, 0, b"other")])
+
+
+def committed_logs_agree() -> None:
+    cluster = cluster_with(1, on=(1, 2))
+    lead(cluster, 1, 1, commit_index=1)
+    cluster.append_asked(3, ask(log_of(2)), still_leads=0)
+    follow(cluster, 3, 2, commit_index=1)
+
+
+def commit_never_falls() -> None:
+    cluster = cluster_with(1, 1)
+    follow(cluster, 1, 1, commit_index=2)
+    follow(cluster, 1, 1, commit_index=1)
+
+
+def commit_is_within_log() -> None:
+    cluster = cluster_with(1)
+    cluster.stepped(1, 1, False, 2, 1)
+
+
+def leader_commits_own_term() -> None:
+    cluster = cluster_with(1)
+    lead(cluster, 1, 2)
+    lead(cluster, 1, 2, commit_index=1)
+
+
+def majority_keeps_committed() -> None:
+    cluster = cluster_with(1, on=(1,))
+    follow(cluster, 1, 1, commit_index=1)
+
+
+def one_vote_a_term() -> None:
+    cluster = cluster_with(ignored=frozenset({"vote_is_durable"}))
+    cluster.message_left(RequestVoteReply(sender=3, to=1, term=4, granted=True))
+    cluster.crashed(3)
+    cluster.recovered(3, HardState(4), [])
+    cluster.message_left(RequestVoteReply(sender=3, to=2, term=4, granted=True))
+
+
+def vote_is_durable() -> None:
+    cluster = cluster_with()
+    cluster.append_durable(3, [ask([], HardState(4, 2))])
+    cluster.message_left(RequestVoteReply(sender=3, to=1, term=4, granted=True))
+
+
+def acknowledged_entries_are_durable() -> None:
+    cluster = cluster_with()
+    cluster.append_asked(2, ask(log_of(1), HardState(1)), still_leads=0)
+    cluster.message_left(AppendEntriesReply(sender=2, to=1, term=1, rejected=False, match_index=1))
+
+
+def term_never_falls() -> None:
+    cluster = cluster_with()
+    follow(cluster, 1, 3)
+    follow(cluster, 1, 2)
+
+
+def stored_term_never_falls() -> None:
+    cluster = cluster_with()
+    cluster.append_durable(1, [ask([], HardState(3, 2))])
+    cluster.append_durable(1, [ask([], HardState(3, 1))])
+
+
+def synced_state_survives() -> None:
+    cluster = cluster_with(1, 1)
+    cluster.crashed(1)
+    cluster.recovered(1, HardState(1), log_of(1))
+
+
+def applied_in_order_once() -> None:
+    cluster = cluster_with(1, 1)
+    follow(cluster, 1, 1, commit_index=2)
+    cluster.applied(1, log_of(1))
+    cluster.applied(1, log_of(1))
+
+
+BREAKERS: dict[str, Callable[[], None]] = {
+    breaker.__name__: breaker
+    for breaker in (
+        election_safety,
+        leader_append_only,
+        log_has_no_holes,
+        log_matching,
+        leader_completeness,
+        state_machine_safety,
+        committed_logs_agree,
+        commit_never_falls,
+        commit_is_within_log,
+        leader_commits_own_term,
+        majority_keeps_committed,
+        one_vote_a_term,
+        vote_is_durable,
+        acknowledged_entries_are_durable,
+        term_never_falls,
+        stored_term_never_falls,
+        synced_state_survives,
+        applied_in_order_once,
+    )
+}
+
+
+@pytest.mark.parametrize("invariant", INVARIANTS, ids=lambda invariant: invariant.__name__)
+def test_invariant_catches_its_violation(invariant: Callable[..., None]) -> None:
+    with pytest.raises(Violation) as caught:
+        BREAKERS[invariant.__name__]()
+    assert caught.value.invariant == invariant.__name__
+
+
+@pytest.mark.parametrize("invariant", INVARIANTS, ids=lambda invariant: invariant.__name__)
+def test_invariant_has_a_source(invariant: Callable[..., None]) -> None:
+    doc = invariant.__doc__ or ""
+    assert "(5." in doc or "Figure" in doc, f"{invariant.__name__} cites no section of the paper"
+
+
+def test_a_log_that_lost_its_end_counts_against_the_majority() -> None:
+    cluster = cluster_with(1, 1, on=(1, 2), ignored=frozenset({"synced_state_survives"}))
+    lead(cluster, 1, 1, commit_index=2)
+    cluster.crashed(2)
+    with pytest.raises(Violation, match="majority_keeps_committed"):
+        cluster.recovered(2, HardState(1), log_of(1))
+
+
+def test_unconfirmed_writes_may_replace_what_was_durable() -> None:
+    """A write whose sync ended just before the power cut replaces the tail, and nobody was told."""
+    cluster = cluster_with(1, 1, 1)
+    cluster.crashed(1)
+    cluster.recovered(1, HardState(2), [*log_of(1), Entry(2, 2, 0, b"")])
+    assert cluster.nodes[1].last_index == 2
+
+
+def test_a_leader_that_became_follower_may_replace_its_tail() -> None:
+    cluster = cluster_with(1, 1)
+    lead(cluster, 1, 2)
+    cluster.append_asked(1, ask([Entry(2, 3, 0, b"")]), still_leads=0)
+    follow(cluster, 1, 3)
+
+
+def test_a_late_leader_of_an_old_term_need_not_have_later_commits() -> None:
+    """Votes may arrive after a later term has committed: that leader has no quorum any more, and does
+    no harm."""
+    cluster = cluster_with(1, on=(1, 2))
+    lead(cluster, 1, 1)
+    for node_id in (1, 2):
+        cluster.append_asked(node_id, ask([Entry(2, 5, 0, b"")], HardState(5)), still_leads=0)
+        cluster.append_durable(node_id, [ask([Entry(2, 5, 0, b"")], HardState(5))])
+    lead(cluster, 2, 5)
+    lead(cluster, 2, 5, commit_index=2)
+    cluster.recovered(3, HardState(3), log_of(1))
+    lead(cluster, 3, 3)
+
+
+def test_every_invariant_is_listed() -> None:
+    assert set(BREAKERS) == {invariant.__name__ for invariant in INVARIANTS}
