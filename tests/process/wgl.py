@@ -102,8 +102,8 @@ def _by_key(operations: Sequence[Operation]) -> dict[bytes, list[_Call]]:
         if isinstance(request, Range) and request.range_end:
             assert isinstance(result, RangeResult)
             found = {kv.key: kv for kv in result.kvs}
-            placeholder = {key: Kv(key, b"", 0, 0, 0) for key in keys | set(found)}
-            for kv in selected(placeholder, request.key, request.range_end):
+            everything = {key: Kv(key, b"", 0, 0, 0) for key in keys | set(found)}
+            for kv in selected(everything, request.key, request.range_end):
                 own = RangeResult((found[kv.key],) if kv.key in found else ())
                 step = _step(Range(kv.key), own, kv.key)
                 calls[kv.key].append(_Call(operation, step, operation.call_ns, return_ns))
