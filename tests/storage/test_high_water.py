@@ -101,6 +101,24 @@ def test_a_newer_format_is_refused(disk):
         HighWater.open(disk, DIRECTORY)
 
 
+def test_the_file_is_brought_up_at_start():
+    """The process ended between the sync of a vote and that of the file. The vote is found in the log, so it
+    counts; from then on it may not be lost either."""
+    disk = MemoryDisk()
+    log = open_log(disk)
+    write(log, make_append((), HardState(1, 5, 0)))
+    start = log._offset
+    disk.fail_next("write", path=PATH)
+    with pytest.raises(StorageError):
+        log.write([make_append((), HardState(2, 6, 0))])
+    disk.crash_keep_all()
+    assert open_log(disk).hard_state == HardState(2, 6, 0)
+    assert HighWater.open(disk, DIRECTORY).mark == Mark(2, 2, 6)
+    disk.corrupt(f"{DIRECTORY}/0000000000000001.segment", start + 40, 1)
+    with pytest.raises(LostDurableData):
+        open_log(disk)
+
+
 def test_a_log_without_its_high_water_file_is_refused():
     disk = MemoryDisk()
     write(open_log(disk), make_append(make_entries(1, 1)))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from raft.core.errors import StorageError
-from raft.core.types import HardState
+from raft.core.ready import StorageAppend
+from raft.core.types import Entry, HardState
 from raft.storage import Disk, LogStore, OsDisk
 from tests.storage.logs import IDENTITY, SMALL, image, make_append, make_entries, write
 
@@ -94,6 +97,37 @@ def test_a_log_on_a_real_disk(tmp_path: Path):
     again.close()
     assert {mode(path) for path in (tmp_path / "log").iterdir()} == {0o600}
     assert mode(tmp_path / "log") == 0o700
+
+
+def test_reading_while_the_writer_writes(tmp_path: Path):
+    """Two threads as the runtime has them: batch n+1 is written while n is published and old entries are read
+    back from the disk, over rotations and overwrites."""
+    log = LogStore.open(OsDisk(), f"{tmp_path}/log", IDENTITY, SMALL)
+    dice = random.Random(1)
+    expected: list[Entry] = []
+    written: list[Entry] = []
+    with ThreadPoolExecutor(1) as writer:
+        waiting: list[tuple[StorageAppend, Future[None]]] = []
+        for term in range(1, 250):
+            first = max(1, len(written) + 1 - dice.choice((0, 0, 0, 1, 5)))
+            append = make_append(make_entries(first, dice.randint(1, 5), term, dice.choice((12, 90))))
+            written[first - 1 :] = append.entries
+            waiting.append((append, writer.submit(log.write, [append])))
+            if expected:
+                low = dice.randint(1, len(expected))
+                high = dice.randint(low, len(expected)) + 1
+                assert list(log.entries(low, high, 1 << 20)) == expected[low - 1 : high - 1]
+            while len(waiting) > 2 or (waiting and waiting[0][1].done()):
+                append, done = waiting.pop(0)
+                done.result()
+                log.publish(append)
+                expected[append.entries[0].index - 1 :] = append.entries
+        for append, done in waiting:
+            done.result()
+            log.publish(append)
+        writer.submit(log.note_high_water).result()
+    assert image(log).entries == tuple(written)
+    log.close()
 
 
 def test_killed_in_the_middle_of_writing(tmp_path: Path):
