@@ -212,6 +212,9 @@ async def test_at_the_end_each_is_told_what_is_true() -> None:
 # Any order of events --------------------------------------------------------------------------------
 
 
+EVENTS = ("submit", "hand", "arrive", "arrive", "lose", "refuse", "apply", "elect", "time")
+
+
 @given(st.integers(0, 2**32))
 async def test_each_proposal_is_in_one_place_and_is_never_applied_twice(seed: int) -> None:
     """A model of logs: proposals handed in a term may enter its log or not, a new term may cut the
