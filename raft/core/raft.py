@@ -248,12 +248,18 @@ class Raft(Machine):
         ):
             # Malformed: no member of ours sends such a thing. (In between, the codec has looked.)
             return
-        if message.prev_index < log.commit_index:
-            # Old news: what is committed is equal everywhere, so no need to look.
-            self._reply_append(match_index=log.commit_index)
-            return
-        if not log.matches(message.prev_index, message.prev_term):
-            hint = log.find_conflict_by_term(min(message.prev_index, log.last_index), message.prev_term)
+        prev_index = message.prev_index
+        committed_count = log.commit_index - prev_index
+        if committed_count > 0:
+            # What is committed is equal everywhere, so no need to look. What follows it is taken: the leader
+            # counts it as under way, and would find out only by the next heartbeat that it was thrown away.
+            if len(entries) <= committed_count:
+                self._reply_append(match_index=log.commit_index)
+                return
+            entries = entries[committed_count:]
+            prev_index = log.commit_index
+        elif not log.matches(prev_index, message.prev_term):
+            hint = log.find_conflict_by_term(min(prev_index, log.last_index), message.prev_term)
             self._replies.append(
                 AppendEntriesReply(
                     sender=self.node_id,
@@ -268,8 +274,8 @@ class Raft(Machine):
             return
         conflict = log.first_conflict(entries)
         if conflict:
-            log.append(entries[conflict - message.prev_index - 1 :])
-        match_index = message.prev_index + len(entries)
+            log.append(entries[conflict - prev_index - 1 :])
+        match_index = prev_index + len(entries)
         log.commit_to(min(message.commit_index, match_index))
         self._reply_append(match_index=match_index)
 

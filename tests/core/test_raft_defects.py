@@ -115,6 +115,17 @@ def test_a_short_message_from_a_long_unstable_tail_copies_little() -> None:
     assert watched.sliced_max <= 11
 
 
+def test_an_append_that_begins_below_the_commit_index_is_not_thrown_away() -> None:
+    """Its committed part is known; its rest was dropped, and the leader, who counted it as under way,
+    sent nothing until an answer to a heartbeat showed the gap."""
+    node = member()
+    node.step(append(2, 1, 1, (0, 0), 1, 1, 1, commit=2))
+    reply = the(AppendEntriesReply, node.step(append(2, 1, 1, (0, 0), 1, 1, 1, 1, 1, commit=4)))
+    assert reply.match_index == 5
+    assert node.core.commit_index == 4
+    assert [entry.index for entry in node.applied] == [1, 2, 3, 4]
+
+
 def test_two_leaders_in_one_term_are_the_only_thing_that_ends_the_process() -> None:
     node = member()
     node.step(heartbeat(2, 1, 1))
