@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raft.core.messages import AppendEntriesReply, HeartbeatReply
-from tests.core.solo import append, member, of_kind, the
+from tests.core.solo import append, member, the
 
 
 def test_1_a_lower_term_is_refused_and_changes_nothing() -> None:
@@ -96,8 +96,8 @@ def test_an_append_below_the_commit_index_is_answered_with_it() -> None:
     """5.4.3: what is committed is equal in all later leaders' logs, so there is nothing to compare."""
     node = member()
     node.step(append(2, 1, 1, (0, 0), 1, 1, 1, commit=3))
-    replies = of_kind(AppendEntriesReply, node.step(append(2, 1, 1, (1, 1), 1)))
-    assert replies[0].match_index == 3
+    reply = the(AppendEntriesReply, node.step(append(2, 1, 1, (1, 1), 1)))
+    assert reply.match_index == 3
 
 
 def test_the_reply_carries_the_current_term() -> None:
