@@ -3,6 +3,8 @@
 These are the public names; whatever is not listed here may change without notice.
 """
 
+import logging
+
 from raft.core.errors import (
     Applied,
     Compacted,
@@ -75,3 +77,6 @@ __all__ = [
     "address_of",
     "check_can_listen",
 ]
+
+# A library is silent unless its user asks: without a handler, warnings would go to standard error.
+logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -235,12 +235,17 @@ class PeerSender:
 
 
 async def _status(call: _Call) -> str:
-    code = await call.code()
-    details = await call.details()
-    return f"{code.name.lower()} {details or ''}".strip()
+    return _plain(await call.code(), await call.details())
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name.lower()}: {error.details()}"
+        return _plain(error.code(), error.details())
     return str(error) or type(error).__name__
+
+
+def _plain(code: grpc.StatusCode, details: str | None) -> str:
+    """Return what matters: of gRPC's chain of causes the last ("Connection refused")."""
+    if code is grpc.StatusCode.OK:
+        return "it ended the stream"
+    return (details or "").rpartition(": ")[2] or code.name.lower()
