@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kvstore.client import PAGE_KEYS, Client, Put, Txn
 from tests.cli.conftest import ETCDCTL
 from tests.cli.helpers import Outcome, assert_one_line, quorumlog, refusing_endpoint, silent_endpoint
 
@@ -100,11 +101,11 @@ def test_ranges(etcd: str, key: str, five: list[str]) -> None:
     assert ok(quorumlog("get", key, "--prefix", endpoints=etcd)) == ""
 
 
-def test_a_long_range_is_read_in_pages(etcd: str, key: str) -> None:
-    names = [f"{key}{number:05}" for number in range(2500)]
-    for first in range(0, len(names), 100):
-        puts = [option for name in names[first : first + 100] for option in ("--then", f"put '{name}' v")]
-        ok(quorumlog("txn", *puts, endpoints=etcd))
+async def test_a_long_range_is_read_in_pages(etcd: str, key: str) -> None:
+    names = [f"{key}{number:05}" for number in range(2 * PAGE_KEYS + 500)]
+    async with Client(etcd) as client:
+        for first in range(0, len(names), 100):
+            await client.txn(Txn().then(*(Put(name.encode()) for name in names[first : first + 100])))
     assert ok(quorumlog("get", key, "--prefix", "--keys-only", endpoints=etcd)).splitlines() == names
 
 
@@ -188,7 +189,7 @@ def test_txn_from_standard_input_prints_what_etcdctl_prints(etcd: str, key: str,
 
 
 def test_txn_json_of_each_operation(etcd: str, key: str) -> None:
-    text = f"\nput {key}a v\nget {key}a\ndel {key}b\n\n"
+    text = f"\nput {key}a v\nget {key}a\ndel {key}b\n\n\n"
     ours = json.loads(ok(quorumlog("txn", "-o", "json", stdin=text.encode(), endpoints=etcd)))
     theirs = json.loads(etcdctl(etcd, "txn", "-w", "json", stdin=text.encode()))
     assert ours["succeeded"] is theirs["succeeded"] is True
