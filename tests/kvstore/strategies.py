@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from kvstore.pb.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest
 
 # Zero bytes and 0xFF at each place: the version index escapes them, and prefixes end on them.
-KEYS = [b"a", b"a\x00", b"a\x00\x01", b"a\x01", b"ab", b"a\xff", b"b", b"b\x00\xff", b"\x00", b"\xff", b"\xff\xff"]
+KEYS = [
+    b"a",
+    b"a\x00",
+    b"a\x00\x01",
+    b"a\x01",
+    b"ab",
+    b"a\xff",
+    b"b",
+    b"b\x00\xff",
+    b"\x00",
+    b"\xff",
+    b"\xff\xff",
+]
 
 keys = st.sampled_from(KEYS)
 values = st.sampled_from([b"", b"v", b"w", b"\x00", b"\xff" * 3, b"long" * 64])
@@ -112,7 +124,9 @@ def txns() -> st.SearchStrategy[TxnRequest]:
 
 def read_txns() -> st.SearchStrategy[TxnRequest]:
     reads = st.builds(RequestOp, request_range=ranges())
-    return st.one_of(_txn_of(reads), _txn_of(st.one_of(reads, st.builds(RequestOp, request_txn=_txn_of(reads)))))
+    return st.one_of(
+        _txn_of(reads), _txn_of(st.one_of(reads, st.builds(RequestOp, request_txn=_txn_of(reads))))
+    )
 
 
 def writes() -> st.SearchStrategy[Any]:

@@ -11,7 +11,14 @@ import pytest
 from kvstore import ranges, slices
 from kvstore.errors import ApiError
 from kvstore.keys import HEADER_BYTES, index_key, index_prefix, index_prefix_end, unpack_header
-from kvstore.pb.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest
+from kvstore.pb.rpc_pb2 import (
+    DeleteRangeRequest,
+    PutRequest,
+    RangeRequest,
+    RangeResponse,
+    RequestOp,
+    TxnRequest,
+)
 from kvstore.store import Store
 from raft import Command
 from tests.kvstore.model import Model

@@ -19,6 +19,7 @@ from kvstore.ranges import fill_response
 from kvstore.store import Store
 from raft import Command
 from tests.kvstore import strategies
+from tests.kvstore.files import copy_state
 from tests.kvstore.model import Model
 from tests.kvstore.replicas import command_of
 
@@ -110,7 +111,7 @@ class StoreMachine(RuleBasedStateMachine):
         old = self.root / str(self.life)
         self.life += 1
         new = self.root / str(self.life)
-        shutil.copytree(old, new)
+        copy_state(str(old), str(new))
         self.store.close()
         shutil.rmtree(old)
         self.store = Store(str(new))
