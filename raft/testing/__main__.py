@@ -19,17 +19,23 @@ from raft.testing.runner import Summary, run_range
 from raft.testing.simulator import STEPS, Result, Simulation
 from raft.testing.story import TextStory
 
+PROGRESS_SEEDS = 500
+"""Between two lines of progress in a log."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     if options.list_plants:
         for plant in PLANTS.values():
-            print(f"{plant.name:26} {plant.story}")
+            print(f"{plant.name:26} {plant.about}")
         return 0
     if options.trace:
         return _trace(options)
     seeds = range(options.seed, options.seed + 1) if options.seed is not None else options.seeds
-    return _run(options, seeds)
+    try:
+        return _run(options, seeds)
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -95,7 +101,7 @@ def _trace(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace, seeds: range) -> int:
     summary, started = Summary(), time.monotonic()
     out = sys.stderr if options.json else sys.stdout
-    progress = sys.stderr.isatty()
+    progress = _Progress(len(seeds))
     for results in run_range(
         seeds, jobs=options.jobs, steps=options.steps, plant=options.plant or "", indirect=options.indirect
     ):
@@ -103,16 +109,30 @@ def _run(options: argparse.Namespace, seeds: range) -> int:
         for result in results:
             if result.violation:
                 print(_reproduce(options, result), file=out, flush=True)
-        if progress:
-            print(f"\r{summary.seeds}/{len(seeds)} seeds ", end="", file=sys.stderr, flush=True)
-    if progress:
-        print("\r", end="", file=sys.stderr)
+        progress.show(summary.seeds)
     seconds = time.monotonic() - started
     if options.json:
         print(json.dumps(_as_json(summary, seconds)))
     else:
         _print_summary(summary, seconds)
     return 1 if summary.failures else 0
+
+
+class _Progress:
+    """How far a long run is: one line that changes on a terminal, a line now and then in a log."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._terminal = sys.stderr.isatty()
+        self._shown = 0
+
+    def show(self, done: int) -> None:
+        if self._terminal:
+            end = "\n" if done == self._total else ""
+            print(f"\r{done}/{self._total} seeds", end=end, file=sys.stderr, flush=True)
+        elif done - self._shown >= PROGRESS_SEEDS:
+            self._shown = done
+            print(f"{done}/{self._total} seeds", file=sys.stderr, flush=True)
 
 
 def _reproduce(options: argparse.Namespace, result: Result) -> str:

@@ -35,9 +35,6 @@ class Violation(InvariantViolation):
         self.invariant = invariant
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type[Violation], tuple[str, str]]:
-        return (Violation, (self.invariant, self.detail))
-
 
 @dataclass(slots=True)
 class NodeRecord:

@@ -92,7 +92,7 @@ class Plant:
     its consequences: a bug that nobody thought of has no invariant of its own."""
 
     @property
-    def story(self) -> str:
+    def about(self) -> str:
         return (self.raft.__doc__ or "").strip()
 
 

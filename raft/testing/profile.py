@@ -63,7 +63,7 @@ class Profile:
     batching: float
     """Probability that a node gathers inputs for a moment before it takes a Ready."""
     clock_skew: float
-    """Nodes tick up to this fraction faster or slower than virtual time."""
+    """Ticks of a node are up to this fraction longer than virtual ones, each node's by its own."""
     write_delay_max: Time
     apply_delay_max: Time
     crash_ticks: float

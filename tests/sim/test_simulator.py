@@ -34,19 +34,10 @@ def test_two_seeds_are_two_runs() -> None:
 def test_a_run_does_not_hang_on_the_hash_seed() -> None:
     """Sets and dicts of strings are walked in another order in each process; no run may notice."""
     stories = set()
+    arguments = ["--seed", "3", "--steps", "2000", "--trace", "--heartbeats"]
     for hash_seed in ("1", "2", "3"):
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "raft.testing",
-                "--seed",
-                "3",
-                "--steps",
-                "2000",
-                "--trace",
-                "--heartbeats",
-            ],
+            [sys.executable, "-m", "raft.testing", *arguments],
             capture_output=True,
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             check=True,
