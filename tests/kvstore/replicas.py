@@ -37,10 +37,12 @@ class LocalReplica:
         self.leader = LocalStatus().leader
         self.failure: Exception | None = None
         self.barriers = 0
+        self.proposed = asyncio.Event()
         self.timeouts_s: list[float] = []
 
     async def propose(self, command: bytes, /, *, timeout_s: float) -> object:
         self.timeouts_s.append(timeout_s)
+        self.proposed.set()
         if self.failure is not None:
             raise self.failure
         index = self.store.applied_index + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import random
@@ -214,8 +213,7 @@ def test_publishing_goes_on_until_it_is_done(server: LocalServer, client: Client
         server.replica.failure = raft.OutcomeUnknown()
         context = server.context
         task = server._loop.create_task(publish_member(context, "one", ["http://127.0.0.1:5"]))
-        while not server.replica.timeouts_s:
-            await asyncio.sleep(0.001)
+        await server.replica.proposed.wait()
         server.replica.failure = None
         await task
         proposals = len(server.replica.timeouts_s)
