@@ -15,13 +15,47 @@ from raft.core.config import Config
 from raft.core.errors import Compacted, InvariantViolation
 from raft.core.inflights import Inflights
 from raft.core.log import RaftLog
-from raft.core.messages import AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, Message
+from raft.core.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Heartbeat,
+    HeartbeatReply,
+    Message,
+    Propose,
+)
 from raft.core.progress import Flow, Progress
 from raft.core.quorum import is_quorum, quorum_index
 from raft.core.reads import ConfirmedRound, ReadRounds, Waiter
 from raft.core.types import LogIndex, Membership, NodeId, Term, entry_bytes
 
 SendFunction = Callable[[Message], None]
+
+TICKETS_KEPT_MAX = 1024
+"""Of one member's forwarded batches. One that is later than so many others counts as seen."""
+
+RUNS_KEPT_MAX = 256
+"""Of all members in one term: each restart of a member is a run."""
+
+
+class SeenTickets:
+    """Which of one run's forwarded batches came in this term: everything up to `_floor`, and `_above`."""
+
+    __slots__ = ("_above", "_floor")
+
+    def __init__(self) -> None:
+        self._floor = 0
+        self._above: set[int] = set()
+
+    def add(self, ticket: int) -> bool:
+        """Return whether `ticket` is new."""
+        if ticket <= self._floor or ticket in self._above:
+            return False
+        self._above.add(ticket)
+        if len(self._above) > TICKETS_KEPT_MAX:
+            kept = sorted(self._above)[TICKETS_KEPT_MAX // 2 :]
+            self._floor = kept[0] - 1
+            self._above = set(kept)
+        return True
 
 
 class Leadership:
@@ -35,6 +69,7 @@ class Leadership:
         "_pending",
         "_send",
         "_term",
+        "_tickets",
         "noop_index",
         "progress",
         "reads",
@@ -69,6 +104,7 @@ class Leadership:
         self.reads = ReadRounds()
         self.uncommitted_bytes = 0
         self._pending: deque[tuple[LogIndex, int]] = deque()
+        self._tickets: dict[tuple[NodeId, int], SeenTickets] = {}
         self.wants_pump = True
         """Something changed since the last `pump`."""
 
@@ -79,6 +115,20 @@ class Leadership:
         self.uncommitted_bytes += size_bytes
         self._pending.append((last_index, size_bytes))
         self.wants_pump = True
+
+    def is_repeated(self, propose: Propose) -> bool:
+        """Note a forwarded batch; return whether it was here before in this term.
+
+        A gRPC stream repeats nothing, but a network of another make may, or one who recorded it
+        (test matrix M6): appended twice, the commands would be applied twice.
+        """
+        run = (propose.sender, propose.run_id)
+        seen = self._tickets.get(run)
+        if seen is None:
+            if len(self._tickets) >= RUNS_KEPT_MAX:
+                del self._tickets[next(iter(self._tickets))]
+            seen = self._tickets[run] = SeenTickets()
+        return not seen.add(propose.ticket)
 
     def committed(self) -> None:
         """Note that the commit index rose."""

@@ -347,7 +347,7 @@ class Raft(Machine):
         return waiting > 0 and waiting + size > self._config.uncommitted_bytes_max
 
     def _step_propose(self, message: Propose) -> None:
-        if not message.payloads:
+        if not message.payloads or self._leading().is_repeated(message):
             return
         if max(map(len, message.payloads)) > self._config.command_bytes_max:
             self._refuse_proposal(message, DropReason.TOO_LARGE)

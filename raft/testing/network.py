@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from random import Random
 
-from raft.core.messages import Message, Propose
+from raft.core.messages import Message
 from raft.core.types import NodeId
 from raft.testing.clock import Time, VirtualClock
 from raft.testing.profile import NetworkFaults
@@ -66,9 +66,7 @@ class VirtualNetwork:
         if self._codec is not None:
             message = self._codec(message)
         self._clock.call_later(self._delay(message), self._arrive, message)
-        # A forwarded proposal is never repeated: it has no place in a log that could tell the copy from
-        # the first, and the transport (a stream, each message sent at most once) cannot repeat it.
-        if faults.duplicate and random.random() < faults.duplicate and not isinstance(message, Propose):
+        if faults.duplicate and random.random() < faults.duplicate:
             counts["messages_duplicated"] += 1
             self._clock.call_later(self._delay(message), self._arrive, message)
 
