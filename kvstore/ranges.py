@@ -310,12 +310,14 @@ def _with_values(view: View, items: list[Item]) -> Sliced[list[Item]]:
 # -- answering ----------------------------------------------------------------------------------------
 
 
-def fill_response(response: RangeResponse, result: RangeResult) -> None:
-    """Write `result` into `response`; of the header only the revision."""
+def fill_response(response: RangeResponse, result: RangeResult) -> Sliced[None]:
+    """Write `result` into `response`; of the header only the revision. Lets go of the items."""
     response.header.revision = result.revision
     response.count = result.count
     response.more = result.more
-    add_items(response, result.items)
+    for chunk in _chunks(result.items):
+        add_items(response, chunk)
+        yield
 
 
 def add_items(response: RangeResponse, items: list[Item]) -> None:
@@ -333,19 +335,26 @@ def add_items(response: RangeResponse, items: list[Item]) -> None:
 
 
 def encode_items(items: list[Item], parts: list[bytes]) -> Sliced[None]:
-    """Append the serialized `kvs` of `items` to `parts`, piece by piece.
+    """Append the serialized `kvs` of `items` to `parts`, piece by piece. Lets go of the items.
 
     Pieces of a message, joined, are the message (protobuf merges them): so an answer of 100 MB is
-    never encoded in one turn of the loop. The items are let go of on the way.
+    never encoded in one turn of the loop.
     """
-    items.reverse()
-    while items:
+    for chunk in _chunks(items):
         piece = RangeResponse()
-        chunk: list[Item] = []
-        worked = 0
-        while items and worked < SLICE_BYTES:
-            chunk.append(items.pop())
-            worked += len(chunk[-1][1]) + RECORD_COST_BYTES
         add_items(piece, chunk)
         parts.append(piece.SerializeToString())
         yield
+
+
+def _chunks(items: list[Item]) -> Iterator[list[Item]]:
+    """Empty `items` from the front, in lists of about SLICE_BYTES."""
+    items.reverse()
+    while items:
+        chunk: list[Item] = []
+        worked = 0
+        while items and worked < SLICE_BYTES:
+            item = items.pop()
+            worked += len(item[1]) + RECORD_COST_BYTES
+            chunk.append(item)
+        yield chunk

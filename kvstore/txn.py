@@ -91,7 +91,11 @@ def put(state: Overlay, request: PutRequest) -> PutResponse | None:
 
 
 def delete_range(state: Overlay, request: DeleteRangeRequest) -> DeleteRangeResponse:
-    """Apply a delete of one key or of a range and return the answer."""
+    """Apply a delete of one key or of a range and return the answer.
+
+    NB: in one turn of the loop, however many keys: 5 us each. A group is applied as one whole, and a
+    delete of 100,000 keys holds the loop for half a second. Slices need an apply that can pause.
+    """
     response = DeleteRangeResponse()
     doomed = _doomed(state, request)
     if request.prev_kv:
@@ -276,7 +280,7 @@ def _run(
         kind = op.WhichOneof("request")
         if kind == "request_range":
             found: RangeResult = yield from range_over(view, op.request_range)
-            fill_response(answer.response_range, found)
+            yield from fill_response(answer.response_range, found)
         elif kind == "request_txn":
             yield from _run(view, op.request_txn, answer.response_txn, path, state)
         elif state is None:

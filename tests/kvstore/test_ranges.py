@@ -19,6 +19,7 @@ from kvstore.pb.rpc_pb2 import (
     RequestOp,
     TxnRequest,
 )
+from kvstore.slices import run_sliced
 from kvstore.store import Store
 from raft import Command
 from tests.kvstore.model import Model
@@ -37,7 +38,7 @@ def everything(**fields: Any) -> RangeRequest:
 
 async def ask(store: Store, request: RangeRequest) -> RangeResponse:
     response = RangeResponse()
-    ranges.fill_response(response, await store.range(request))
+    await run_sliced(ranges.fill_response(response, await store.range(request)))
     return response
 
 

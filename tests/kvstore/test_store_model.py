@@ -16,6 +16,7 @@ from kvstore.checks import check_txn
 from kvstore.errors import ApiError
 from kvstore.pb.rpc_pb2 import PutResponse, RangeResponse, TxnRequest
 from kvstore.ranges import fill_response
+from kvstore.slices import run_at_once
 from kvstore.store import Store
 from raft import Command
 from tests.kvstore import strategies
@@ -70,7 +71,7 @@ class StoreMachine(RuleBasedStateMachine):
         try:
             result = self.loop.run_until_complete(self.store.range(request))
             found = RangeResponse()
-            fill_response(found, result)
+            run_at_once(fill_response(found, result))
         except ApiError as error:
             found = error
         assert_same(found, expected)
