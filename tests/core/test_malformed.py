@@ -1,0 +1,110 @@
+"""Anything that a member may say: it ends no process but by proving two leaders in one term.
+
+What the transport guarantees is kept: an entries' block is one that the codec lets pass.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raft.core import messages as m
+from raft.core.errors import DropReason, InvariantViolation
+from raft.core.types import Entry, SnapshotMeta
+from tests.core.driver import Node, voters
+from tests.core.solo import leader, member
+
+NUMBER = st.one_of(st.integers(0, 6), st.integers(0, 2**63))
+FLAG = st.booleans()
+BYTES = st.lists(st.binary(max_size=3), max_size=3)
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> list[Entry]:
+    first = draw(st.integers(1, 6))
+    terms = sorted(draw(st.lists(st.integers(1, 6), max_size=4)))
+    return [Entry(first + i, term, draw(st.integers(0, 3)), b"x") for i, term in enumerate(terms)]
+
+
+ENVELOPE = (st.integers(1, 5), st.just(1), st.integers(0, 6))
+MESSAGES = st.one_of(
+    st.builds(m.RequestVote, *ENVELOPE, NUMBER, NUMBER, FLAG),
+    st.builds(m.RequestVoteReply, *ENVELOPE, FLAG),
+    st.builds(m.PreVote, *ENVELOPE, NUMBER, NUMBER),
+    st.builds(m.PreVoteReply, *ENVELOPE, FLAG),
+    st.builds(m.AppendEntries, *ENVELOPE, NUMBER, NUMBER, blocks(), NUMBER),
+    st.builds(m.AppendEntriesReply, *ENVELOPE, FLAG, NUMBER, NUMBER, NUMBER, NUMBER),
+    st.builds(m.Heartbeat, *ENVELOPE, NUMBER, NUMBER),
+    st.builds(m.HeartbeatReply, *ENVELOPE, NUMBER),
+    st.builds(m.InstallSnapshot, *ENVELOPE, st.just(SnapshotMeta(9, 9, voters(1)))),
+    st.builds(m.InstallSnapshotReply, *ENVELOPE, FLAG, NUMBER),
+    st.builds(m.TimeoutNow, *ENVELOPE),
+    st.builds(m.ReadIndex, *ENVELOPE, NUMBER, NUMBER),
+    st.builds(m.ReadIndexReply, *ENVELOPE, NUMBER, NUMBER, NUMBER),
+    st.builds(m.Propose, *ENVELOPE, NUMBER, NUMBER, BYTES),
+    st.builds(m.ProposeReply, *ENVELOPE, NUMBER, NUMBER, st.sampled_from(DropReason)),
+)
+INPUTS = st.lists(st.one_of(MESSAGES, MESSAGES, st.integers(1, 12), st.just("propose"), st.just("read")))
+
+
+def feed(node: Node, inputs: list[m.Message | int | str]) -> None:
+    for one in inputs:
+        if isinstance(one, int):
+            node.tick(one)
+        elif one == "propose":
+            if node.leads:
+                node.core.propose([b"p"])
+        elif one == "read":
+            node.core.read_index()
+        else:
+            assert not isinstance(one, str)
+            node.core.step(one)
+        node.settle()
+
+
+@given(st.sampled_from(["member", "leader", "careful"]), INPUTS)
+@settings(max_examples=400, deadline=None)
+def test_whatever_a_member_says(kind: str, inputs: list[m.Message | int | str]) -> None:
+    node = {
+        "member": lambda: member(size=4, log=(1, 1, 2), term=2, commit=1),
+        "leader": lambda: leader(size=4, log=(1, 1), term=1),
+        "careful": lambda: member(size=4, log=(1, 2), pre_vote=1, check_quorum=1),
+    }[kind]()
+    try:
+        feed(node, inputs)
+    except InvariantViolation as violation:
+        if "two leaders" not in str(violation):
+            raise
+
+
+def test_strangers_and_wrong_addresses_are_not_heard() -> None:
+    node = member(size=3)
+    for message in (m.Heartbeat(9, 1, 5, 0), m.Heartbeat(2, 3, 5, 0), m.RequestVote(9, 1, 5, 9, 9)):
+        assert node.step(message) == []
+    assert node.core.term == 0
+
+
+def test_an_envelope_without_sender_or_term_cannot_be_made() -> None:
+    for sender, to, term in ((0, 1, 1), (1, 0, 1), (1, 2, -1)):
+        with pytest.raises(ValueError, match="bad envelope"):
+            m.TimeoutNow(sender, to, term)
+
+
+def test_a_flood_leaves_nothing_behind() -> None:
+    """Everything that peers can make a leader remember is bounded by the number of members."""
+    node = leader(size=3)
+    source = random.Random(1)
+    for number in range(3000):
+        peer = source.choice((2, 3))
+        node.core.step(m.ReadIndex(peer, 1, 1, number, source.randrange(2**64)))
+        node.core.step(m.HeartbeatReply(peer, 1, 1, source.randrange(2**32)))
+        node.core.step(m.AppendEntriesReply(peer, 1, 1, True, 0, source.randrange(9), source.randrange(9)))
+        node.settle()
+    leadership = node.core._leading()
+    assert len(leadership.reads._next) <= 3
+    assert len(leadership.reads._under_way) <= 3
+    assert len(leadership.reads._acked) <= 3
+    assert all(progress.inflights.count <= 64 for progress in leadership.progress.values())
