@@ -28,7 +28,6 @@ from typing import Protocol
 
 from raft.core.errors import (
     DropReason,
-    NotLeader,
     Overloaded,
     ProposalDropped,
     ProposalTooLarge,
@@ -168,7 +167,7 @@ class Driver:
             return
         self._written.extend(appends)
         # At once, not in a turn to come: the acknowledgements are what everyone waits for.
-        self._turn()
+        self._turn(is_after_write=True)
 
     def _on_tick(self) -> None:
         now_s = self._loop.time()
@@ -204,13 +203,19 @@ class Driver:
         self._turn_due = False
         self._turn()
 
-    def _turn(self) -> None:
+    def _turn(self, *, is_after_write: bool = False) -> None:
         if self._stopped:
             return
         try:
             outgoing = self._feed_reports()
             self._feed_messages()
-            self._feed_requests()
+            # While a write is under way, what is proposed gathers: it could not be written earlier, and
+            # to send it by ones and twos costs every member more than the wait of one sync. After
+            # each write it goes in any case, so that a follower whose disk is never idle forwards too.
+            if is_after_write or not self.writer.is_busy:
+                self._feed_proposals()
+            if self.reads.has_fresh:
+                self.reads.asked(self._core.read_index())
             if self._core.has_ready():
                 self._take(self._core.ready(), outgoing)
             if outgoing:
@@ -228,9 +233,7 @@ class Driver:
         replies: list[Message] = []
         written, self._written = self._written, []
         for append in written:
-            self._log.publish(append)
-            self._core.append_done(append.done)
-            replies.extend(append.replies)
+            self._finish(append, replies)
         unreachable, self._unreachable = self._unreachable, []
         for node_id in unreachable:
             self._core.report_unreachable(node_id)
@@ -239,6 +242,12 @@ class Driver:
             if isinstance(message, Propose):
                 self.proposals.dropped(message.ticket, DropReason.NOT_LEADER)
         return replies
+
+    def _finish(self, append: StorageAppend, outgoing: list[Message]) -> None:
+        """What is asked for with an append that is durable now: in this order (ready.py, step 4)."""
+        self._log.publish(append)
+        self._core.append_done(append.done)
+        outgoing.extend(append.replies)
 
     def _feed_messages(self) -> None:
         """Step what has arrived, and then let time pass: in this order, see TICKS_AT_ONCE_MAX."""
@@ -254,24 +263,23 @@ class Driver:
                 self._core.tick()
             self._ticks_due = 0
 
-    def _feed_requests(self) -> None:
-        if self.proposals.has_fresh:
-            for sequences, payloads in self.proposals.take_batches():
-                try:
-                    proposed = self._core.propose(payloads)
-                except (Overloaded, ProposalTooLarge) as error:
-                    self.proposals.refuse(sequences, partial(type(error), str(error)))
-                except (NotLeader, ProposalDropped):
-                    self.proposals.put_back(sequences)
-                else:
-                    self.proposals.handed(sequences, proposed)
-        if self.reads.has_fresh:
-            self.reads.asked(self._core.read_index())
+    def _feed_proposals(self) -> None:
+        if not self.proposals.has_fresh:
+            return
+        for sequences, payloads in self.proposals.take_batches():
+            try:
+                proposed = self._core.propose(payloads)
+            except (Overloaded, ProposalTooLarge) as error:
+                self.proposals.refuse(sequences, partial(type(error), str(error)))
+            except ProposalDropped:
+                self.proposals.put_back(sequences)
+            else:
+                self.proposals.handed(sequences, proposed)
 
     def _take(self, ready: Ready, outgoing: list[Message]) -> None:
         outgoing.extend(ready.messages)
-        if ready.append is not None:
-            self.writer.submit(ready.append)
+        if ready.append is not None and self.writer.submit(ready.append):
+            self._finish(ready.append, outgoing)
         if ready.apply is not None:
             self.applier.submit(ready.apply.entries)
         for state in ready.reads:

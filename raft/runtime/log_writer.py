@@ -1,7 +1,7 @@
 """Group commit: one thread writes and syncs, and whatever arrives meanwhile is its next batch.
 
 There is no timer and no size to wait for. On an idle node an append is written at once; under load the
-sync itself is the pause in which the next batch gathers.
+sync itself is the pause in which the next batch gathers. A broken writer stays busy for ever.
 """
 
 from __future__ import annotations
@@ -47,10 +47,20 @@ class LogWriter:
         self._broken = False
         self._unnoted = False
 
-    def submit(self, append: StorageAppend) -> None:
+    @property
+    def is_busy(self) -> bool:
+        """Whether a write is under way, so that what is appended now has to wait anyway."""
+        return self._busy
+
+    def submit(self, append: StorageAppend) -> bool:
+        """Queue `append`. Return True if there is nothing to write and nothing to wait for: then it
+        is done already, and `written` will not be told."""
+        if not self._busy and not append.entries and append.hard_state is None:
+            return True
         self._waiting.append(append)
         if not self._busy:
             self._write_next()
+        return False
 
     def note_high_water(self) -> None:
         """Have the end of the log noted, if anything was written since the last time."""
@@ -66,10 +76,10 @@ class LogWriter:
         self._worker.submit(partial(self._log.write, batch), partial(self._wrote, batch))
 
     def _wrote(self, batch: Sequence[StorageAppend], _: Any, error: BaseException | None) -> None:
-        self._busy = False
         if error is not None:
             self._break(error)
             return
+        self._busy = False
         self._unnoted = True
         self._stats.log_writes += 1
         self._stats.log_appends += len(batch)

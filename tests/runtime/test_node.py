@@ -377,15 +377,15 @@ async def test_a_broken_invariant_ends_the_node(tmp_path: Path) -> None:
 
 async def test_a_failed_flush_ends_the_node(tmp_path: Path) -> None:
     async with Cluster(tmp_path, 1) as cluster:
-        await cluster.leader()
         machine = cluster.machines[1]
+        assert await add(cluster.nodes[1]) == 1
 
         def flush() -> int:
             raise OSError(28, "No space left on device")
 
         machine.flush = flush  # type: ignore[method-assign]
         machine.wants_flush = True
-        await add(cluster.nodes[1])
+        assert await add(cluster.nodes[1]) == 2
         with pytest.raises(StateMachineError, match="flush"):
             await cluster.nodes[1].wait_stopped()
 
@@ -395,8 +395,8 @@ async def test_a_failed_flush_ends_the_node(tmp_path: Path) -> None:
 
 async def test_a_flush_runs_off_the_loop_and_a_stop_flushes_what_is_left(tmp_path: Path) -> None:
     async with Cluster(tmp_path, 1) as cluster:
-        await cluster.leader()
         node, machine = cluster.nodes[1], cluster.machines[1]
+        assert await add(node) == 1
         threads: list[str] = []
         real = machine.flush
 
@@ -407,12 +407,12 @@ async def test_a_flush_runs_off_the_loop_and_a_stop_flushes_what_is_left(tmp_pat
         machine.flush = flush  # type: ignore[method-assign]
         machine.wants_flush = True
         await add(node)
-        await until(lambda: node.status().flushed_index == 2, "the flush")
+        await until(lambda: node.status().flushed_index == 3, "the flush")
         await add(node)
-        assert node.status().flushed_index == 2
+        assert node.status().flushed_index == 3
         await cluster.stop(1)
         assert threads == ["raft flush 1"] * 2 and machine.closed
-        assert node.status().flushed_index == 3
+        assert node.status().flushed_index == 4
 
 
 async def test_stop_lets_what_is_on_its_way_finish_and_refuses_the_rest(tmp_path: Path) -> None:

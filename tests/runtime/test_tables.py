@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from raft.core.errors import NoQuorum, Overloaded, Stopping, StorageError
 from raft.core.ready import ReadState, StorageAppend, StorageAppendDone
+from raft.core.types import Entry
 from raft.runtime.deadlines import Deadlines
 from raft.runtime.log_writer import LogWriter
 from raft.runtime.reads import Barrier, Reads
@@ -137,7 +138,7 @@ class RecordingLog:
 
 
 def an_append(index: int) -> StorageAppend:
-    return StorageAppend((), None, True, (), StorageAppendDone(1, index, 1))
+    return StorageAppend([Entry(index, 1, 0, b"")], None, True, (), StorageAppendDone(1, index, 1))
 
 
 def make_writer() -> tuple[LogWriter, HeldWorker, RecordingLog, list[int], list[BaseException]]:
@@ -164,6 +165,17 @@ def test_appends_that_arrive_during_a_write_are_the_next_write() -> None:
     worker.run_one()
     assert log.writes == [[1], [2, 3]] and told == [1, 2, 3]
     assert not worker.jobs
+
+
+def test_replies_alone_are_not_written_but_wait_for_what_is_before_them() -> None:
+    writer, worker, log, told, _ = make_writer()
+    nothing = StorageAppend((), None, False, (), StorageAppendDone(1, 0, 0))
+    assert writer.submit(nothing) and not worker.jobs, "done at once"
+    assert not writer.submit(an_append(1))
+    assert not writer.submit(nothing), "it may promise what is being written"
+    worker.run_one()
+    worker.run_one()
+    assert told == [1, 0] and log.writes == [[1], [0]]
 
 
 def test_after_a_failed_write_nothing_is_written_or_reported() -> None:
