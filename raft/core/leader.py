@@ -26,7 +26,7 @@ from raft.core.messages import (
 from raft.core.progress import Flow, Progress
 from raft.core.quorum import is_quorum, quorum_index
 from raft.core.reads import ConfirmedRound, ReadRounds, Waiter
-from raft.core.types import LogIndex, Membership, NodeId, Term, entry_bytes
+from raft.core.types import LogIndex, Membership, NodeId, Term, entries_bytes
 
 SendFunction = Callable[[Message], None]
 
@@ -182,7 +182,7 @@ class Leadership:
             )
         )
         last_index = prev_index + len(entries)
-        progress.sent(last_index, sum(map(entry_bytes, entries)), log.commit_index)
+        progress.sent(last_index, entries_bytes(entries), log.commit_index)
         return bool(entries) and last_index < log.last_index
 
     def append_replied(self, reply: AppendEntriesReply) -> None:

@@ -20,7 +20,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raft.core.errors import Compacted, InvariantViolation, Unavailable
-from raft.core.types import ENTRY_OVERHEAD_BYTES, Entry, LogIndex, LogPosition, LogReader, Term, entry_bytes
+from raft.core.types import (
+    ENTRY_OVERHEAD_BYTES,
+    Entry,
+    LogIndex,
+    LogPosition,
+    LogReader,
+    Term,
+    entries_bytes,
+    entry_bytes,
+)
 
 
 class RaftLog:
@@ -98,13 +107,17 @@ class RaftLog:
             found.extend(self._reader.entries(low, stable_high, bytes_max))
             if len(found) < stable_high - low:
                 return found
-            bytes_max -= sum(map(entry_bytes, found))
+            bytes_max -= entries_bytes(found)
             if high <= self._offset:
                 # All asked for is stable. The slice below would count from the end.
                 return found
         # No copy of a long tail for a short message: every entry counts for its overhead at least.
         high = min(high, max(low, self._offset) + max(bytes_max, 0) // ENTRY_OVERHEAD_BYTES + 1)
-        for entry in self._unstable[max(low, self._offset) - self._offset : high - self._offset]:
+        tail = self._unstable[max(low, self._offset) - self._offset : high - self._offset]
+        if entries_bytes(tail) <= bytes_max:
+            found.extend(tail)
+            return found
+        for entry in tail:
             bytes_max -= entry_bytes(entry)
             if bytes_max < 0 and found:
                 break

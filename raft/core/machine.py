@@ -30,7 +30,7 @@ from raft.core.types import (
     Membership,
     NodeId,
     Term,
-    entry_bytes,
+    entries_bytes,
 )
 
 _LEGAL_ARROWS = {
@@ -349,7 +349,7 @@ class Machine:
         term = self.term
         entries = [Entry(index, term, int(kind), data) for index, (kind, data) in enumerate(commands, first)]
         self.log.append(entries)
-        self._leading().appended(entries[-1].index, sum(map(entry_bytes, entries)))
+        self._leading().appended(entries[-1].index, entries_bytes(entries))
         return first
 
     def _ask_reads(self) -> None:

@@ -73,7 +73,7 @@ from raft.core.types import (
     LogReader,
     Membership,
     NodeId,
-    entry_bytes,
+    entries_bytes,
 )
 
 
@@ -496,7 +496,7 @@ class Raft(Machine):
         if not self._may_apply():
             return None
         entries = self.log.take_committed(self._config.apply_bytes_max)
-        size = sum(map(entry_bytes, entries))
+        size = entries_bytes(entries)
         self._apply_inflight.append((entries[-1].index, size))
         self._apply_inflight_bytes += size
         return StorageApply(entries)

@@ -59,6 +59,12 @@ def entry_bytes(entry: Entry) -> int:
     return len(entry.data) + ENTRY_OVERHEAD_BYTES
 
 
+def entries_bytes(entries: Sequence[Entry]) -> int:
+    """Return the sum of `entry_bytes`. Every entry is counted some ten times on its way through three
+    members, so that this has no call per entry."""
+    return sum([len(entry[3]) for entry in entries]) + ENTRY_OVERHEAD_BYTES * len(entries)
+
+
 class LogPosition(NamedTuple):
     """A log position, ordered by term first, then index (paper 5.4.1, "up-to-date")."""
 
