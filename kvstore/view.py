@@ -70,8 +70,7 @@ class SnapshotView:
         return iterator
 
     def last(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
-        with self._snapshot.iterator(start=start, stop=stop, reverse=True, verify_checksums=True) as iterator:
-            return next(iterator, None)
+        return next(_backwards(self._snapshot, start, stop), None)
 
     def close(self) -> None:
         """Let LevelDB drop what only this view still needs."""
@@ -125,18 +124,17 @@ class Overlay:
 
     def last(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
         changed = self._changed(start, stop)
-        with self._db.iterator(start=start, stop=stop, reverse=True, verify_checksums=True) as iterator:
-            for record, value in iterator:
-                while changed and changed[-1] > record:
-                    newest = changed.pop()
-                    pending = self.pending[newest]
-                    if pending is not None:
-                        return newest, pending
-                if record not in self.pending:
-                    return record, value
-                pending = self.pending[record]
+        for record, value in _backwards(self._db, start, stop):
+            while changed and changed[-1] > record:
+                newest = changed.pop()
+                pending = self.pending[newest]
                 if pending is not None:
-                    return record, pending
+                    return newest, pending
+            if record not in self.pending:
+                return record, value
+            pending = self.pending[record]
+            if pending is not None:
+                return record, pending
         for record in reversed(changed):
             pending = self.pending[record]
             if pending is not None:
@@ -202,3 +200,23 @@ class Overlay:
         self._order = None
         self._journal = None
         self.sub = 0
+
+
+def _backwards(db: Any, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the stored records in [start, stop), the last one first.
+
+    Not plyvel's `iterator(reverse=True)`: where no record lies at or after `stop`, that yields none at
+    all (plyvel 1.5.1).
+    """
+    with db.raw_iterator(verify_checksums=True) as iterator:
+        iterator.seek(stop)
+        if iterator.valid():
+            iterator.prev()
+        else:
+            iterator.seek_to_last()
+        while iterator.valid():
+            record = iterator.key()
+            if not start <= record < stop:
+                return
+            yield record, iterator.value()
+            iterator.prev()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,6 +188,17 @@ async def test_hashes_tell_states_apart(store: Store) -> None:
     assert (await store.hash_revisions(2))[0] == first[0]  # the past does not change
     fill(store, DeleteRangeRequest(key=b"a"))
     assert (await store.hash_revisions(0))[0] != second[0]
+
+
+async def test_a_hash_covers_revisions_too(store: Store, tmp_path: Path) -> None:
+    """Two deletes in one revision or in two: the tombstones are alike, and only where they lie differs."""
+    other = Store(str(tmp_path / "other"))
+    for each in (store, other):
+        fill(each, PutRequest(key=b"a"), PutRequest(key=b"b"))
+    fill(store, DeleteRangeRequest(key=b"a"), DeleteRangeRequest(key=b"b"))
+    fill(other, DeleteRangeRequest(key=b"a", range_end=b"c"))
+    assert (await store.hash_revisions(0))[0] != (await other.hash_revisions(0))[0]
+    other.close()
 
 
 def test_index_keys_sort_as_their_keys() -> None:
