@@ -53,7 +53,9 @@ class StorageAppendDone(NamedTuple):
 
     term: Term
     last_index: LogIndex
-    """0 if the append had no entries."""
+    """The newest entry handed over and not yet durable, of this append or one before it; 0 if there is
+    none. Appends without entries report it too: after a change of term that is what makes entries of
+    the old one stable."""
     last_term: Term
 
 
