@@ -39,6 +39,10 @@ _ROUND_PAUSE_S_MIN = 0.05
 _ROUND_PAUSE_S_MAX = 0.5
 """Between rounds over the endpoints, doubling. An election takes one to two seconds."""
 
+_ROUND_S_MIN = 0.5
+"""No round begins with less time than this. A write sent just before the end would find no time for
+its answer, and turn a certain "not applied" of the round before into "unknown"."""
+
 Response = TypeVar("Response", bound=Message)
 
 
@@ -377,7 +381,7 @@ async def _pause_or_raise(errors: Sequence[Unavailable], deadline: float, pause_
     Another round makes sense only if a server is there which may serve later.
     """
     answers = [error for error in errors if not isinstance(error, NoConnection)]
-    if not answers or _left(deadline) <= pause_s:
+    if not answers or _left(deadline) < pause_s + _ROUND_S_MIN:
         _raise_summary(errors, answers)
     await asyncio.sleep(pause_s)
     return min(2 * pause_s, _ROUND_PAUSE_S_MAX)

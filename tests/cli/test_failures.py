@@ -76,8 +76,8 @@ def test_a_dead_endpoint_first_does_not_matter(etcd: str, command: tuple[str, ..
 
 async def test_without_a_leader() -> None:
     async with ScriptedServer(failing("UNAVAILABLE", "etcdserver: no leader")) as server:
-        put = await run("put", "k", "v", "--timeout", "300ms", endpoints=server.endpoint)
-        get = await run("get", "k", "--timeout", "300ms", endpoints=server.endpoint)
+        put = await run("put", "k", "v", "--timeout", "1500ms", endpoints=server.endpoint)
+        get = await run("get", "k", "--timeout", "1500ms", endpoints=server.endpoint)
     assert_one_line(put, 3, "nothing was applied", "no leader", "no quorum, or an election")
     assert_one_line(get, 3, "no leader")
     assert "applied" not in get.stderr  # of a read, that would only puzzle
@@ -85,11 +85,11 @@ async def test_without_a_leader() -> None:
 
 async def test_a_write_without_an_answer_has_an_unknown_outcome() -> None:
     async with ScriptedServer(never) as server:
-        put = await run("put", "k", "v", "--timeout", "300ms", endpoints=server.endpoint)
-        get = await run("get", "k", "--timeout", "300ms", endpoints=server.endpoint)
+        put = await run("put", "k", "v", "--timeout", "1500ms", endpoints=server.endpoint)
+        get = await run("get", "k", "--timeout", "1500ms", endpoints=server.endpoint)
         assert server.calls == ["Put", "Range"]
-    assert_one_line(put, 4, "outcome unknown", "no answer within 0.3 s", "may have been applied")
-    assert_one_line(get, 3, "no answer within 0.3 s", "no quorum")
+    assert_one_line(put, 4, "outcome unknown", "no answer within 1.5 s", "may have been applied")
+    assert_one_line(get, 3, "no answer within 1.5 s", "no quorum")
 
 
 async def test_an_applied_write_with_a_fault() -> None:
