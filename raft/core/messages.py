@@ -146,8 +146,9 @@ class Propose(_Message):
     That is what makes a lost proposal provable: once an entry of a higher term is applied,
     nothing proposed in `term` that is not in the log can ever enter it.
 
-    The only message that the transport must not repeat: a copy would be appended again, or refused as if
-    the first had not been. All others may come twice, late, or in any order.
+    The only message that the transport must not repeat. The leader knows a copy when it sees one, but
+    a copy that comes when he has stepped down is refused as if the first had not been appended. All
+    other messages may come twice, late, or in any order.
     """
 
     ticket: int
