@@ -113,6 +113,7 @@ class Driver:
         self._unreachable: list[NodeId] = []
         self._unsent: list[Message] = []
         self._ticks_due = 0
+        self._are_ticks_overdue = False
         # The loop's calls
         self._turn_due = False
         self._stopped = False
@@ -176,6 +177,8 @@ class Driver:
         given = min(due, TICKS_AT_ONCE_MAX)
         self.stats.ticks += given
         self.stats.ticks_skipped += due - given
+        # Not taken since the last time: there were messages without end. Then they have to wait.
+        self._are_ticks_overdue = self._ticks_due > 0
         self._ticks_due = given
         self._next_tick_s += due * interval_s
         self._tick_timer = self._loop.call_at(self._next_tick_s, self._on_tick)
@@ -258,10 +261,11 @@ class Driver:
                 self.stats.messages_stepped += 1
                 if self._loop.time() >= end_s:
                     break
-        if not self._messages:
+        if not self._messages or self._are_ticks_overdue:
             for _ in range(self._ticks_due):
                 self._core.tick()
             self._ticks_due = 0
+            self._are_ticks_overdue = False
 
     def _feed_proposals(self) -> None:
         if not self.proposals.has_fresh:

@@ -98,10 +98,13 @@ class GrpcTransport:
         serve = grpc.stream_stream_rpc_method_handler(self._serve_stream)
         service, method = STREAM_PATH.strip("/").split("/")
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: serve}),))
-        for address in self._listen:
-            self.listen_ports.append(_bind(server, address))
-        await server.start()
         self._server = server
+        try:
+            for address in self._listen:
+                self.listen_ports.append(_bind(server, address))
+        finally:
+            # Also after a failure: only a server that was started can be stopped, which frees its ports.
+            await server.start()
         for peer in self._peers.values():
             sender = PeerSender(
                 self._own, peer, self._options, self._stats, handler, self._check_peer, self._source

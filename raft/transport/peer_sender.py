@@ -33,6 +33,9 @@ CheckPeer = Callable[[NodeId, int], bool]
 """check_peer(node_id, incarnation): whether this is the incarnation known under the id. Remembers,
 durably, one that is seen for the first time. Raises StorageError."""
 
+UNREACHABLE_QUIET_MAX = 5
+"""Attempts in a row without an answer before one is logged: half a second, at the default pauses."""
+
 _FATAL_REFUSALS = frozenset({pb.REFUSAL_INCARNATION, pb.REFUSAL_SUPERSEDED})
 
 
@@ -41,6 +44,10 @@ _Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 class _StreamFailed(Exception):
     """This attempt is over; the text is for the log."""
+
+
+class _Unreachable(_StreamFailed):
+    """Nobody answered. At the start of a cluster that is so for a moment, and no news."""
 
 
 class _Queued(NamedTuple):
@@ -73,8 +80,11 @@ class PeerSender:
         self._queue_bytes = 0
         self._wakeup = asyncio.Event()
         self._live = False
+        self._was_live = False
+        """Whether there was a stream in this attempt."""
         self._overflowed = False
         self._last_failure = ""
+        self._unreachable_count = 0
         self._address_turn = 0
 
     @property
@@ -112,7 +122,7 @@ class PeerSender:
             try:
                 await self._one_stream()
             except _StreamFailed as failure:
-                self._note_failure(str(failure))
+                self._note_failure(failure)
             except IdentityRefused as error:
                 self._handler.on_fatal(error)
                 return
@@ -123,13 +133,15 @@ class PeerSender:
         address = self.peer.addresses[self._address_turn % len(self.peer.addresses)]
         self._address_turn += 1
         arguments = self._options.client_arguments()
+        self._was_live = False
         async with grpc.aio.insecure_channel(address, options=arguments) as channel:
             call: _Call = channel.stream_stream(STREAM_PATH, None, None)(None)
             try:
                 await self._shake_hands(call, address)
                 await self._pump(call)
             except (grpc.RpcError, asyncio.InvalidStateError) as error:
-                raise _StreamFailed(f"{address}: {_reason(error)}") from error
+                kind = _StreamFailed if self._was_live else _Unreachable
+                raise kind(f"{address}: {_reason(error)}") from error
             finally:
                 # A call that is only dropped would hold the channel's closing up.
                 call.cancel()
@@ -150,7 +162,7 @@ class PeerSender:
                 await call.write(codec.encode_handshake(hello))
                 data = await call.read()
         except TimeoutError:
-            raise _StreamFailed(f"{address}: no answer to the handshake") from None
+            raise _Unreachable(f"{address}: no answer to the handshake") from None
         if not isinstance(data, bytes):
             raise _StreamFailed(f"{address}: {await _status(call)}")
         try:
@@ -172,11 +184,12 @@ class PeerSender:
         """Send what is queued until the stream ends."""
         ended = asyncio.ensure_future(call.read())
         ended.add_done_callback(lambda _: self._wakeup.set())
-        self._live = True
+        self._live = self._was_live = True
         self._backoff.reset()
         self._stats.connects += 1
         logger.info("stream to %s is up", self.peer)
         self._last_failure = ""
+        self._unreachable_count = 0
         in_flight = 0
         try:
             while not ended.done():
@@ -191,6 +204,8 @@ class PeerSender:
                 self._stats.messages_sent += in_flight
                 self._stats.bytes_sent += len(frame)
                 in_flight = 0
+            if not ended.cancelled() and ended.exception() is None and isinstance(ended.result(), bytes):
+                raise _StreamFailed("it spoke where only this side may")
             raise _StreamFailed(f"the stream ended: {await _status(call)}")
         finally:
             self._live = False
@@ -227,8 +242,13 @@ class PeerSender:
         if unsent:
             self._handler.on_unsent(unsent)
 
-    def _note_failure(self, text: str) -> None:
+    def _note_failure(self, failure: _StreamFailed) -> None:
         """Log a failure once, not at every attempt."""
+        if isinstance(failure, _Unreachable):
+            self._unreachable_count += 1
+            if self._unreachable_count < UNREACHABLE_QUIET_MAX:
+                return
+        text = str(failure)
         if text != self._last_failure:
             self._last_failure = text
             logger.warning("no stream to %s: %s", self.peer, text)

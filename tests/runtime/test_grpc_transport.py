@@ -464,6 +464,59 @@ async def test_a_taken_port_is_named(start: Start, ports: dict[NodeId, int]) -> 
             await start(1, ports)
 
 
+async def test_a_start_that_fails_half_way_leaves_no_port_taken(ports: dict[NodeId, int]) -> None:
+    end = End(1, ports)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports[2]))
+        taken.listen()
+        end.transport._listen = (f"127.0.0.1:{ports[1]}", f"127.0.0.1:{ports[2]}")
+        with pytest.raises(ListenError, match=str(ports[2])):
+            await end.start()
+    await end.transport.stop()
+    again = await End(1, ports).start()
+    await again.transport.stop()
+
+
+async def test_a_member_that_is_not_there_is_told_of_once_and_not_at_the_start(
+    start: Start, ports: dict[NodeId, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    a = await start(1, ports, dialled={2: ports[2]})
+    await until(lambda: "no stream to n2" in caplog.text, "a warning")
+    sender = a.transport._senders[2]
+    await until(lambda: sender._unreachable_count >= 10, "more attempts")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"no stream to n2 (2): 127.0.0.1:{ports[2]}: Connection refused"
+    ]
+
+
+async def test_a_peer_that_speaks_out_of_turn_is_dialled_again(
+    start: Start, ports: dict[NodeId, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = await start(2, ports)
+    real = b.transport._take_frame
+
+    def take_frame(sender: NodeId, data: bytes) -> None:
+        real(sender, data)
+        tasks.append(asyncio.ensure_future(contexts[0].write(b"psst")))
+
+    contexts: list[Any] = []
+    tasks: list[asyncio.Future[None]] = []
+    receive = b.transport._receive
+
+    async def remember(hello: codec.Handshake, context: Any) -> None:
+        contexts.append(context)
+        await receive(hello, context)
+
+    monkeypatch.setattr(b.transport, "_receive", remember)
+    monkeypatch.setattr(b.transport, "_take_frame", take_frame)
+    a = await start(1, ports, dialled={2: ports[2]})
+    await a.connected(2)
+    a.transport.send([heartbeat(1, 2)])
+    await until(lambda: a.stats.disconnects == 1, "the stream is given up")
+    await asyncio.gather(*tasks)
+    await a.connected(2)
+
+
 class Pipe:
     """A TCP proxy to a port that can swallow everything without closing: a pulled cable."""
 

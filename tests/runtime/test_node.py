@@ -30,6 +30,7 @@ from raft import (
     StorageError,
 )
 from raft.core import messages as m
+from raft.runtime.worker import Done, Job, ThreadWorker
 from raft.storage.log_store import LogStore
 from raft.transport.memory import DROP
 
@@ -119,6 +120,62 @@ async def test_a_group_of_one_serves_by_itself(tmp_path: Path) -> None:
         await cluster.leader()
         assert await asyncio.gather(*(add(cluster.nodes[1]) for _ in range(10))) == list(range(1, 11))
         await cluster.nodes[1].read_barrier(timeout_s=10)
+
+
+class HeldWorker(ThreadWorker):
+    """Keeps back what it did until it is let go: a disk that is slow to sync."""
+
+    held = False
+
+    def submit(self, job: Job, done: Done) -> None:
+        def report(result: Any, error: BaseException | None) -> None:
+            if self.held:
+                asyncio.get_running_loop().call_later(0.005, report, result, error)
+            else:
+                done(result, error)
+
+        super().submit(job, report)
+
+
+async def test_nothing_that_promises_durability_leaves_before_its_sync(tmp_path: Path) -> None:
+    """While a follower's disk is held up it acknowledges nothing and applies nothing, and the others go
+    on without it; then it acknowledges everything (trap 14)."""
+    async with Cluster(tmp_path) as cluster:
+        assert cluster.network is not None
+        slow = await cluster.a_follower()
+        await cluster.stop(slow)
+        workers: list[HeldWorker] = []
+
+        def make_worker(name: str) -> HeldWorker:
+            workers.append(HeldWorker(name))
+            return workers[-1]
+
+        machine = cluster.machines[slow] = DictMachine()
+        cluster.nodes[slow] = node = await Node.start(
+            cluster.config(slow), machine, transport=cluster.network.transport(slow), make_worker=make_worker
+        )
+        leader = cluster.nodes[await cluster.leader()]
+        await cluster.applied_everywhere()
+        acknowledged = 0
+
+        def watch(message: m.Message) -> float:
+            nonlocal acknowledged
+            if message.sender == slow and isinstance(message, m.AppendEntriesReply):
+                acknowledged = max(acknowledged, message.match_index)
+            return 0.0
+
+        cluster.network.fault = watch
+        before = node.status().last_index
+        workers[0].held = True
+        for total in range(1, 11):
+            assert await add(leader) == total
+        await until(lambda: node.status().last_index >= before + 10, "it has the entries")
+        assert acknowledged <= before and node.status().applied_index <= before
+        assert machine.sums == {}
+        workers[0].held = False
+        await until(lambda: acknowledged >= before + 10, "it acknowledges them")
+        await cluster.applied_everywhere()
+        assert machine.sums == {"x": 10}
 
 
 # Leaders come and go --------------------------------------------------------------------------------
