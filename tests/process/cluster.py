@@ -211,20 +211,34 @@ class LocalCluster:
         return [*command_of(self.kind), *words, *self._args]
 
     def spawn(self, command: Sequence[str], log_path: Path) -> subprocess.Popen[bytes]:
-        """Start `command`, its output appended to `log_path`; it dies with this process."""
+        """Start `command`, its output appended to `log_path`; it dies with this process.
+
+        Returns when that is sure (some 20 ms): a fault may follow at once.
+        """
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("ETCD_", "QUORUMLOG_"))
         }
-        guard = [sys.executable, "-I", "-S", str(_GUARD), str(os.getpid())]
-        with log_path.open("ab") as log:
-            return subprocess.Popen(
-                [*guard, *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
+        ready, ready_child = os.pipe()
+        guard = [sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), str(ready_child)]
+        try:
+            with log_path.open("ab") as log:
+                process = subprocess.Popen(
+                    [*guard, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                    pass_fds=(ready_child,),
+                )
+            os.close(ready_child)
+            ready_child = -1
+            os.read(ready, 1)  # ends when the guard has become the command, or has died
+        finally:
+            os.close(ready)
+            if ready_child >= 0:
+                os.close(ready_child)
+        return process
 
     def start(self, *indices: int, **changed: str) -> None:
         """Start the given members, all if none is given."""
