@@ -146,9 +146,8 @@ class Propose(_Message):
     That is what makes a lost proposal provable: once an entry of a higher term is applied,
     nothing proposed in `term` that is not in the log can ever enter it.
 
-    The only message that the transport must not repeat. The leader knows a copy when it sees one, but
-    a copy that comes when he has stepped down is refused as if the first had not been appended. All
-    other messages may come twice, late, or in any order.
+    May come twice, late, or in any order, as all messages may: the leader knows a copy when it sees
+    one, and nobody else answers.
     """
 
     ticket: int

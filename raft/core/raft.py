@@ -164,9 +164,10 @@ class Raft(Machine):
                 self._replies.append(
                     RequestVoteReply(sender=self.node_id, to=message.sender, term=self.term, granted=False)
                 )
-            case Propose():
-                self._refuse_proposal(message, DropReason.NOT_LEADER)
             case _:
+                # A forwarded batch of an older term too. This may be a copy of one that we appended when
+                # we led that term, perhaps in an earlier life: nobody but the leader of exactly its term
+                # can say that it is in no log. Its sender sees that when he applies an entry of a later one.
                 pass
 
     # Roles
@@ -189,8 +190,6 @@ class Raft(Machine):
             case ReadIndexReply():
                 if message.run_id == self.run_id and self._reads.confirm(message.position):
                     self._read_states.append(ReadState(message.position, message.index))
-            case Propose():
-                self._refuse_proposal(message, DropReason.NOT_LEADER)
             case _:
                 pass
 
@@ -209,8 +208,6 @@ class Raft(Machine):
                 if self.role is Role.PRE_CANDIDATE and message.granted == (message.term > self.term):
                     self._votes.setdefault(message.sender, message.granted)
                     self._count_votes()
-            case Propose():
-                self._refuse_proposal(message, DropReason.NOT_LEADER)
             case _:
                 pass
 

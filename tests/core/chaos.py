@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 
 from raft.core.errors import RaftError
-from raft.core.messages import AppendEntriesReply, Message, Propose, RequestVoteReply
+from raft.core.messages import AppendEntriesReply, Message, RequestVoteReply
 from raft.core.types import Entry, LogIndex, NodeId, Term
 from tests.core.driver import Node, voters
 
@@ -52,7 +52,13 @@ class Chaos:
 
     def __init__(self, size: int, seed: int, **options: int) -> None:
         ids = range(1, size + 1)
-        settings = {"inflight_messages_max": 3, "append_bytes_max": 200, "inflight_bytes_max": 500, **options}
+        settings = {
+            "inflight_messages_max": 3,
+            "append_bytes_max": 200,
+            "inflight_bytes_max": 500,
+            "uncommitted_bytes_max": 2000,
+            **options,
+        }
         self.nodes = {i: Node(i, voters(*ids), options=settings, random=random.Random(seed + i)) for i in ids}
         self.size = size
         self.down: set[NodeId] = set()
@@ -64,6 +70,9 @@ class Chaos:
         self.commit_term: Term = 0
         self.commit_seen = dict.fromkeys(ids, 0)
         self.reads: dict[NodeId, dict[int, LogIndex]] = {i: {} for i in ids}
+        self.forwarded: dict[tuple[NodeId, int, int], list[bytes]] = {}
+        self.committed_data: set[bytes] = set()
+        self.refused: set[bytes] = set()
         self.proposed = self.reads_served = 0
 
     # What happens
@@ -88,8 +97,7 @@ class Chaos:
 
     def _carry(self, operation: str, place: int) -> None:
         message = self.network[place]
-        # Forwarded proposals go over a stream, at most once: see `Propose`.
-        if operation != "duplicate" or isinstance(message, Propose):
+        if operation != "duplicate":
             self.network.pop(place)
         if operation == "drop" or message.to in self.down:
             return
@@ -112,6 +120,9 @@ class Chaos:
             self._check_entries(node, ready.append.entries)
         for position, index in node.reads[seen:]:
             self._check_reads(node, position, index)
+        for ticket, _ in ready.dropped:
+            self.refused.update(self.forwarded[node.node_id, node.run, ticket])
+            assert not self.refused & self.committed_data, "refused, and yet committed"
         self._send(ready.messages)
 
     def _sync(self, node: Node, _: int = 0) -> None:
@@ -143,9 +154,11 @@ class Chaos:
             self.proposed += 1
             payloads.append(b"%d" % self.proposed)
         try:
-            node.core.propose(payloads)
+            ticket = node.core.propose(payloads).ticket
         except RaftError:
             return
+        if ticket:
+            self.forwarded[node.node_id, node.run, ticket] = payloads
 
     def _read(self, node: Node, _: int) -> None:
         position = node.core.read_index()
@@ -186,6 +199,10 @@ class Chaos:
 
     def _commit(self, entry: Entry, term: Term) -> None:
         self.committed.append(entry)
+        if entry.data:
+            assert entry.data not in self.committed_data, "a batch that came twice was appended twice"
+            assert entry.data not in self.refused, "refused, and yet committed"
+            self.committed_data.add(entry.data)
         self.commit_term = max(self.commit_term, term)
         holders = sum(
             node.disk.last_index >= entry.index and node.disk.term(entry.index) == entry.term

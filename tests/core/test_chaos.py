@@ -31,6 +31,6 @@ def test_long_runs(seed: int) -> None:
         chaos.act(operation, source.randrange(2**16))
     chaos.calm()
     # A run that got nothing done would have shown nothing.
-    assert len(chaos.committed) > 200
+    assert len(chaos.committed) > 100
     assert len(chaos.leaders) > 4
     assert chaos.reads_served > 10

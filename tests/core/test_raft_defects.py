@@ -6,7 +6,14 @@ import pytest
 
 from raft.core.errors import InvariantViolation
 from raft.core.log import RaftLog
-from raft.core.messages import AppendEntries, AppendEntriesReply, Heartbeat, PreVoteReply, RequestVoteReply
+from raft.core.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Heartbeat,
+    PreVoteReply,
+    Propose,
+    RequestVoteReply,
+)
 from raft.core.ready import Role
 from raft.core.types import ENTRY_OVERHEAD_BYTES, Entry, EntryKind, LogIndex, Membership, Term
 from tests.core.driver import ELECTION_TICKS, FixedTimeout, MemoryLog, Node, terms_log
@@ -124,6 +131,26 @@ def test_an_append_that_begins_below_the_commit_index_is_not_thrown_away() -> No
     assert reply.match_index == 5
     assert node.core.commit_index == 4
     assert [entry.index for entry in node.applied] == [1, 2, 3, 4]
+
+
+def test_a_copy_of_a_batch_that_was_appended_is_not_refused_by_the_leader_of_old() -> None:
+    """Refused means: in no log. The sender proposes it again, and it would be applied twice. So
+    nobody who stepped down, within the term or into a later one, or came back from a crash may say so."""
+    batch = Propose(2, 1, 1, ticket=1, run_id=7, payloads=(b"x",))
+    for later_term in (0, 2):
+        node = leader(check_quorum=1)
+        node.step(batch)
+        assert node.core.last_index == 2
+        if later_term:
+            node.step(heartbeat(3, 1, later_term))
+        else:
+            node.tick(ELECTION_TICKS)
+        assert not node.leads
+        assert node.step(batch) == []
+        node.crash()
+        node.restart()
+        assert node.step(batch) == []
+        assert node.core.last_index == 2
 
 
 def test_two_leaders_in_one_term_are_the_only_thing_that_ends_the_process() -> None:
