@@ -55,7 +55,9 @@ class Client:
                 write = Write(number, WriteKind.PUT, key, 0)
         operation = self._open = world.oracle.invoke(number, key, write, world.clock.now)
         if world.story is not None:
-            what = f"reads key {key}" if write is None else f"{WriteKind(write.kind).name} {write}"
+            what = f"read key {key}" if write is None else f"put {number} at key {key}"
+            if write is not None and write.kind == WriteKind.COMPARE_AND_PUT:
+                what += f" if it is {write.expected}"
             world.note(node.node_id, "is asked by client {}: {} (call {})", self._number, what, number)
         # In calm weather a client waits as long as it takes, so that a cluster of small windows cannot fail
         # the liveness phase by a queue that is longer than its clients' patience.

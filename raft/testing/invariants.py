@@ -47,6 +47,8 @@ class NodeRecord:
     """What a finished sync covers."""
     hard_state: HardState = HardState()
     """What a finished sync covers."""
+    pending: list[StorageAppend] = field(default_factory=list)
+    """Asked for and not confirmed, in order: any first part of it may survive a crash."""
     durable_match: LogIndex = 0
     """Through which index `durable` equals the committed log."""
     up: bool = False
@@ -95,6 +97,7 @@ class Cluster:
         record.log = found
         record.durable = list(found)
         record.hard_state = hard_state
+        record.pending = []
         record.up, record.term, record.leader_in = True, hard_state.term, 0
         record.commit_index = record.applied_index = 0
         record.durable_match = 0
@@ -113,6 +116,7 @@ class Cluster:
     def append_asked(self, node_id: NodeId, append: StorageAppend, still_leads: Term) -> None:
         """A Ready asked for an append. `still_leads`: the term the node leads now, or 0."""
         record = self.nodes[node_id]
+        record.pending.append(append)
         if append.entries:
             first = append.entries[0].index
             self._run(log_has_no_holes, record, append.entries)
@@ -124,6 +128,7 @@ class Cluster:
     def append_durable(self, node_id: NodeId, appends: Sequence[StorageAppend]) -> None:
         """A write and its sync have ended: all of `appends` would survive a power cut from now on."""
         record = self.nodes[node_id]
+        del record.pending[: len(appends)]
         for append in appends:
             if append.hard_state is not None:
                 self._run(stored_term_never_falls, record, append.hard_state)
@@ -407,24 +412,25 @@ def stored_term_never_falls(record: NodeRecord, hard_state: HardState) -> None:
 def synced_state_survives(record: NodeRecord, found: Sequence[Entry], hard_state: HardState) -> None:
     """All that was synced is there after a crash (Figure 2, persistent state; trap 14).
 
-    More may be there: a write without a finished sync may have reached the disk.
+    Of the writes without a confirmed sync, the first ones may be there, each wholly, and in order. So what is
+    found must be exactly what was durable with some number of these added. A replaced tail may have lower
+    terms than before: a leader's log may hold older entries at these indexes than one who lost had.
     """
-    before = record.hard_state
-    if hard_state.term < before.term or (
-        hard_state.term == before.term and before.voted_for not in (0, hard_state.voted_for)
-    ):
-        raise Violation(
-            "synced_state_survives", f"node {record.node_id} comes back with {hard_state}, not {before}"
-        )
-    for index, entry in enumerate(record.durable):
-        if index < len(found) and found[index] == entry:
-            continue
-        if index < len(found) and found[index].term > entry.term:
-            return  # Replaced by a write that was not confirmed before the crash, as it may be.
-        raise Violation(
-            "synced_state_survives",
-            f"node {record.node_id} comes back without entry {entry[:2]}; its log ends at {found[-1][:2]}",
-        )
+    log, state = list(record.durable), record.hard_state
+    added = 0
+    while log != found or state[:2] != hard_state[:2]:
+        if added == len(record.pending):
+            raise Violation(
+                "synced_state_survives",
+                f"node {record.node_id} comes back with {hard_state} and a log that ends at"
+                f" {found[-1][:2]}; synced were {record.hard_state} and {record.durable[-1][:2]}, and none"
+                f" of the {added} unconfirmed writes explains it",
+            )
+        append = record.pending[added]
+        added += 1
+        state = append.hard_state or state
+        if append.entries:
+            log[append.entries[0].index :] = append.entries
 
 
 def applied_in_order_once(record: NodeRecord, entry: Entry) -> None:

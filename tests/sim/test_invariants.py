@@ -33,11 +33,18 @@ def cluster_with(
 ) -> Cluster:
     """Three nodes, of which those `on` have a durable log of these terms."""
     cluster = Cluster((1, 2, 3), ignored)
-    term = terms[-1] if terms else 0
     for node_id in (1, 2, 3):
-        has_log = node_id in on and terms
-        cluster.recovered(node_id, HardState(term if has_log else 0), log_of(*terms) if has_log else [])
+        cluster.recovered(node_id, HardState(), [])
+        if terms and node_id in on:
+            store(cluster, node_id, log_of(*terms), HardState(terms[-1]))
     return cluster
+
+
+def store(cluster: Cluster, node_id: int, entries: Sequence[Entry], hard_state: HardState) -> None:
+    """Append durably."""
+    append = ask(entries, hard_state)
+    cluster.append_asked(node_id, append, still_leads=0)
+    cluster.append_durable(node_id, [append])
 
 
 def lead(cluster: Cluster, node_id: int, term: int, commit_index: int = 0) -> None:
@@ -116,6 +123,7 @@ def majority_keeps_committed() -> None:
 
 def one_vote_a_term() -> None:
     cluster = cluster_with(ignored=frozenset({"vote_is_durable"}))
+    store(cluster, 3, [], HardState(4))
     cluster.message_left(RequestVoteReply(sender=3, to=1, term=4, granted=True))
     cluster.crashed(3)
     cluster.recovered(3, HardState(4), [])
@@ -124,7 +132,7 @@ def one_vote_a_term() -> None:
 
 def vote_is_durable() -> None:
     cluster = cluster_with()
-    cluster.append_durable(3, [ask([], HardState(4, 2))])
+    store(cluster, 3, [], HardState(4, 2))
     cluster.message_left(RequestVoteReply(sender=3, to=1, term=4, granted=True))
 
 
@@ -142,8 +150,8 @@ def term_never_falls() -> None:
 
 def stored_term_never_falls() -> None:
     cluster = cluster_with()
-    cluster.append_durable(1, [ask([], HardState(3, 2))])
-    cluster.append_durable(1, [ask([], HardState(3, 1))])
+    store(cluster, 1, [], HardState(3, 2))
+    store(cluster, 1, [], HardState(3, 1))
 
 
 def synced_state_survives() -> None:
@@ -205,12 +213,38 @@ def test_a_log_that_lost_its_end_counts_against_the_majority() -> None:
         cluster.recovered(2, HardState(1), log_of(1))
 
 
-def test_unconfirmed_writes_may_replace_what_was_durable() -> None:
-    """A write whose sync ended just before the power cut replaces the tail, and nobody was told."""
-    cluster = cluster_with(1, 1, 1)
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_unconfirmed_writes_may_survive_in_their_order(kept: int) -> None:
+    """Also one that replaces a synced tail by entries of a lower term, as a new leader's log may have."""
+    cluster = cluster_with(1, 3, 3)
+    first = ask([Entry(2, 2, 0, b"")], HardState(4))
+    second = ask([Entry(3, 4, 0, b"")])
+    cluster.append_asked(1, first, still_leads=0)
+    cluster.append_asked(1, second, still_leads=0)
     cluster.crashed(1)
-    cluster.recovered(1, HardState(2), [*log_of(1), Entry(2, 2, 0, b"")])
-    assert cluster.nodes[1].last_index == 2
+    log = [log_of(1, 3, 3), log_of(1, 2), log_of(1, 2, 4)][kept]
+    cluster.recovered(1, HardState(4 if kept else 3), log)
+    assert cluster.nodes[1].last_index == len(log)
+
+
+@pytest.mark.parametrize(
+    ("hard_state", "log"),
+    [
+        (HardState(3), log_of(1)),  # a synced tail is gone
+        (HardState(3), log_of(1, 3, 4)),  # the second write without the first
+        (HardState(3), log_of(1, 2)),  # the first write without its own hard state
+        (HardState(4), log_of(1, 3, 3)),  # the hard state without its entries
+        (HardState(3, 2), log_of(1, 3, 3)),  # a vote that was never given
+        (HardState(2), log_of(1, 3, 3)),  # an older term
+    ],
+)
+def test_what_no_crash_can_leave(hard_state: HardState, log: list[Entry]) -> None:
+    cluster = cluster_with(1, 3, 3)
+    cluster.append_asked(1, ask([Entry(2, 2, 0, b"")], HardState(4)), still_leads=0)
+    cluster.append_asked(1, ask([Entry(3, 4, 0, b"")]), still_leads=0)
+    cluster.crashed(1)
+    with pytest.raises(Violation, match="synced_state_survives"):
+        cluster.recovered(1, hard_state, log)
 
 
 def test_a_leader_that_became_follower_may_replace_its_tail() -> None:
@@ -226,11 +260,10 @@ def test_a_late_leader_of_an_old_term_need_not_have_later_commits() -> None:
     cluster = cluster_with(1, on=(1, 2))
     lead(cluster, 1, 1)
     for node_id in (1, 2):
-        cluster.append_asked(node_id, ask([Entry(2, 5, 0, b"")], HardState(5)), still_leads=0)
-        cluster.append_durable(node_id, [ask([Entry(2, 5, 0, b"")], HardState(5))])
+        store(cluster, node_id, [Entry(2, 5, 0, b"")], HardState(5))
     lead(cluster, 2, 5)
     lead(cluster, 2, 5, commit_index=2)
-    cluster.recovered(3, HardState(3), log_of(1))
+    store(cluster, 3, log_of(1), HardState(3))
     lead(cluster, 3, 3)
 
 
