@@ -78,11 +78,11 @@ def test_drops_and_copies() -> None:
     assert got.total() == len(got) + wire.counts["messages_duplicated"]
 
 
-def test_a_proposal_is_never_repeated() -> None:
+def test_a_forwarded_proposal_is_repeated_like_everything() -> None:
     wire = Wire(NetworkFaults(duplicate=1.0))
     wire.network.send(Propose(sender=1, to=2, term=1, ticket=1, run_id=1, payloads=(b"x",)))
     wire.finish()
-    assert len(wire.got) == 1
+    assert len(wire.got) == 2
 
 
 def test_a_cut_is_one_way() -> None:
