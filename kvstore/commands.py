@@ -20,6 +20,8 @@ class CommandKind(IntEnum):
     """etcdserverpb.TxnRequest"""
     PUBLISH = 4
     """quorumlogpb.PublishRequest"""
+    COMPACT = 5
+    """etcdserverpb.CompactionRequest"""
 
 
 KIND_BYTES = 1

@@ -1,32 +1,54 @@
 """Checksums of the state, by which members are compared. Only equality means anything: etcd's own
-values are of its own file format, and cannot be had from ours."""
+values are of its own file format, and cannot be had from ours.
+
+Members remove compacted history each at its own pace, so what is hashed is what a finished removal
+leaves (kvstore.sweep), whether or not the rest is still there: two members with the same log applied have
+the same hash at every moment.
+"""
 
 from __future__ import annotations
 
 from zlib import crc32
 
-from kvstore.keys import EVENT, EVENT_END, INDEX_END, LATEST, META_MEMBER, pack_revision
+from kvstore.keys import (
+    EVENT,
+    EVENT_TOMBSTONE,
+    INDEX,
+    INDEX_END,
+    INDEX_TOMBSTONE,
+    LATEST,
+    LATEST_END,
+    META_MEMBER,
+    REVISION_BYTES,
+    index_prefix,
+    key_of_event,
+    pack_revision,
+    unpack_event_head,
+    unpack_header,
+    unpack_revision,
+)
 from kvstore.slices import RECORD_COST_BYTES, SLICE_BYTES, Sliced
-from kvstore.view import View
+from kvstore.view import SnapshotView
 
 
-def hash_revisions(view: View, revision: int) -> Sliced[int]:
-    """Return the CRC-32 of all changes up to `revision`, in their order. The same on every member,
-    whatever it has applied above that."""
+def hash_revisions(view: SnapshotView, revision: int) -> Sliced[int]:
+    """Return the CRC-32 of all changes up to `revision` that the compaction keeps, in their order. The
+    same on every member with the same compact revision, whatever it has applied above `revision`."""
     if revision < 0:
         return crc32(b"")
-    return (yield from _hash(view, EVENT, EVENT + pack_revision(revision + 1, 0), 0))
+    return (yield from _hash_events(view, revision, 0))
 
 
-def hash_all(view: View) -> Sliced[int]:
+def hash_all(view: SnapshotView) -> Sliced[int]:
     """Return the CRC-32 of every record that all members have in common: `c`, `k`, `r` and what members
     published; not the applied index, which differs where there is nothing to apply."""
-    found = yield from _hash(view, LATEST, INDEX_END, 0)
+    found = yield from _hash(view, LATEST, LATEST_END, 0)
     found = yield from _hash(view, META_MEMBER, META_MEMBER[:-1] + b"\xff", found)
-    return (yield from _hash(view, EVENT, EVENT_END, found))
+    found = yield from _hash_index(view, found)
+    return (yield from _hash_events(view, view.revision, found))
 
 
-def _hash(view: View, start: bytes, stop: bytes, found: int) -> Sliced[int]:
+def _hash(view: SnapshotView, start: bytes, stop: bytes, found: int) -> Sliced[int]:
     worked = 0
     for record, value in view.items(start, stop):
         found = crc32(value, crc32(record, found))
@@ -35,3 +57,54 @@ def _hash(view: View, start: bytes, stop: bytes, found: int) -> Sliced[int]:
             worked = 0
             yield
     return found
+
+
+def _hash_index(view: SnapshotView, found: int) -> Sliced[int]:
+    """Go on with the `k` records that are kept. Of two neighbours of one key the later one tells
+    whether the earlier is superseded."""
+    bound = pack_revision(max(view.compact_revision, 0) + 1, 0)
+    last = b""
+    worked = 0
+    for record, flag in view.items(INDEX, INDEX_END):
+        at = record[-REVISION_BYTES:]
+        if last and not (at < bound and record[:-REVISION_BYTES] == last[:-REVISION_BYTES]):
+            found = crc32(last, found)
+        last = b""
+        if flag != INDEX_TOMBSTONE:
+            last = record
+        elif at >= bound:
+            found = crc32(record + flag, found)
+        worked += RECORD_COST_BYTES
+        if worked >= SLICE_BYTES:
+            worked = 0
+            yield
+    return crc32(last, found)
+
+
+def _hash_events(view: SnapshotView, revision: int, found: int) -> Sliced[int]:
+    """Go on with the `r` records up to `revision` that are kept."""
+    bound = b"" if view.is_swept else EVENT + pack_revision(view.compact_revision + 1, 0)
+    worked = 0
+    for record, event in view.items(EVENT, EVENT + pack_revision(revision + 1, 0)):
+        if record >= bound or not _is_superseded(view, record, event):
+            found = crc32(event, crc32(record, found))
+        worked += len(event) + RECORD_COST_BYTES
+        if worked >= SLICE_BYTES:
+            worked = 0
+            yield
+    return found
+
+
+def _is_superseded(view: SnapshotView, record: bytes, event: bytes) -> bool:
+    """Tell whether the removal will take this event, at or below the compact revision, away."""
+    flags, _ = unpack_event_head(event)
+    if flags == EVENT_TOMBSTONE:
+        return True
+    key = key_of_event(event)
+    at = record[len(EVENT) :]
+    latest = view.get(LATEST + key)
+    if latest is not None and unpack_header(latest)[1] == unpack_revision(at)[0]:
+        return False
+    prefix = index_prefix(key)
+    bound = prefix + pack_revision(view.compact_revision + 1, 0)
+    return next(iter(view.keys(prefix + at + b"\x00", bound)), None) is not None

@@ -4,7 +4,8 @@ r"""How the state lies in LevelDB: four families of records, told apart by the f
                                  A deleted key has none.
     r | main | sub               what happened at that revision: flags, key, header, value.
     k | escaped key | main | sub index of r by key: empty for a put, one byte for a tombstone.
-    m | name                     meta: position, format, what members published.
+    m | name                     meta: position, format, how far compacted history is removed, what
+                                 members published.
 
 main and sub are 8 bytes, big endian, so that byte order is the order of revisions. Reads at an old
 revision seek the largest (main, sub) <= R among a key's `k` records, then get that one `r`.
@@ -32,6 +33,7 @@ META_END = b"n"
 
 META_FORMAT = META + b"format"
 META_POSITION = META + b"position"
+META_SWEPT = META + b"swept"
 META_MEMBER = META + b"member/"
 
 FORMAT = 1
@@ -43,7 +45,9 @@ INDEX_PUT = b""
 
 REVISION = Struct(">QQ")
 pack_revision = REVISION.pack
+unpack_revision = REVISION.unpack_from
 REVISION_BYTES = REVISION.size
+SUB_MAX = 2**64 - 1
 
 HEADER = Struct(">qqqq")
 """create revision, mod revision, version, lease; the value follows."""
@@ -54,6 +58,7 @@ HEADER_BYTES = HEADER.size
 EVENT_HEAD = Struct(">BI")
 """flags, length of the key; then the key, and for a put the header and the value."""
 pack_event_head = EVENT_HEAD.pack
+unpack_event_head = EVENT_HEAD.unpack_from
 EVENT_HEAD_BYTES = EVENT_HEAD.size
 EVENT_PUT = 0
 EVENT_TOMBSTONE = 1
@@ -132,6 +137,12 @@ def put_event(key: bytes, stored: bytes) -> bytes:
 def tombstone_event(key: bytes) -> bytes:
     """Return the `r` record of a delete."""
     return pack_event_head(EVENT_TOMBSTONE, len(key)) + key
+
+
+def key_of_event(event: bytes) -> bytes:
+    """Return the key that an `r` record is about."""
+    _, length = unpack_event_head(event)
+    return event[EVENT_HEAD_BYTES : EVENT_HEAD_BYTES + length]
 
 
 def stored_of_event(event: bytes, key: bytes) -> bytes:

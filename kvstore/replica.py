@@ -10,15 +10,7 @@ from typing import Protocol
 
 class ReplicaStatus(Protocol):
     @property
-    def node_id(self) -> int: ...
-
-    @property
-    def cluster_id(self) -> int: ...
-
-    @property
-    def leader(self) -> int:
-        """Id of the leader known here; 0 if none is."""
-        ...
+    def leader(self) -> int: ...
 
     @property
     def term(self) -> int: ...
@@ -31,6 +23,20 @@ class ReplicaStatus(Protocol):
 
 
 class Replica(Protocol):
+    @property
+    def node_id(self) -> int: ...
+
+    @property
+    def cluster_id(self) -> int: ...
+
+    @property
+    def leader(self) -> int:
+        """Id of the leader known here; 0 if none is. Asked for at every request: it must cost nothing."""
+        ...
+
+    @property
+    def term(self) -> int: ...
+
     async def propose(self, command: bytes, /, *, timeout_s: float) -> object:
         """Have `command` committed and applied; return the state machine's result.
 
@@ -42,4 +48,6 @@ class Replica(Protocol):
         """Return when the state here has everything that was committed before the call."""
         ...
 
-    def status(self) -> ReplicaStatus: ...
+    def status(self) -> ReplicaStatus:
+        """A consistent copy of more, for those who ask for the status."""
+        ...

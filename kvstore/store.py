@@ -12,6 +12,10 @@ A write
 A read
     A key's newest version is one LevelDB get. Everything else runs on a snapshot, in slices.
 
+Compaction of history
+    A command raises the compact revision; what it makes superfluous is removed later and in slices, by
+    the sweeper, which `start` sets going. Nothing that can be read or hashed depends on how far it is.
+
 What a crash leaves
     The state at some earlier group, see `state_directory`. The log is replayed from `applied_index` + 1.
 
@@ -34,6 +38,8 @@ from kvstore import state_directory, txn
 from kvstore.checks import check_delete_range, check_txn
 from kvstore.commands import KIND_BYTES, CommandKind
 from kvstore.errors import (
+    COMPACTED,
+    FUTURE_REVISION,
     INVALID_COMMAND,
     KEY_NOT_PROVIDED,
     SERVER_STOPPED,
@@ -52,14 +58,24 @@ from kvstore.keys import (
     META_MEMBER,
     META_NUMBER,
     META_POSITION,
+    META_SWEPT,
     NO_COMPACTION,
     POSITION,
     member_meta,
 )
 from kvstore.pb.command_pb2 import PublishRequest
-from kvstore.pb.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, TxnResponse
+from kvstore.pb.rpc_pb2 import (
+    CompactionRequest,
+    DeleteRangeRequest,
+    PutRequest,
+    RangeRequest,
+    TxnRequest,
+    TxnResponse,
+)
 from kvstore.ranges import RangeResult, check_revision, range_over
 from kvstore.slices import Sliced, run_sliced
+from kvstore.sweep import NOTHING_SWEPT, SweptSlice, sweep_slice, swept_end
+from kvstore.sweeper import Sweeper
 from kvstore.view import Overlay, SnapshotView
 from raft import Command
 
@@ -106,6 +122,14 @@ class Store:
         except Exception:
             self._db.close()
             raise
+        self._sweeper = Sweeper(
+            self._db,
+            state=lambda: (self._swept, self._compact_revision),
+            sweep_slice=self.sweep_slice,
+            sync=self._sync,
+            size_bytes=self.size_bytes,
+            failed=self._background_failed,
+        )
 
     @staticmethod
     def wipe(path: str) -> None:
@@ -117,6 +141,8 @@ class Store:
         self._applied_term = 0
         self._revision = FIRST_REVISION
         self._compact_revision = NO_COMPACTION
+        self._swept = NOTHING_SWEPT
+        """Through which event compacted history is removed, packed."""
         form = self._db.get(META_FORMAT, verify_checksums=True)
         if form is None:
             # The format was the first write of all, so nothing can be there without it.
@@ -131,6 +157,7 @@ class Store:
         if position is not None:
             unpacked = POSITION.unpack(position)
             self._applied_index, self._applied_term, self._revision, self._compact_revision = unpacked
+        self._swept = self._db.get(META_SWEPT, NOTHING_SWEPT, verify_checksums=True)
 
     # -- raft's StateMachine --------------------------------------------------------------------------
 
@@ -148,13 +175,16 @@ class Store:
             state = Overlay(self._db, self._revision, self._compact_revision)
             apply_one = self._apply_one
             results = [apply_one(state, command.data) for command in commands]
-            position = POSITION.pack(applied_index, term, state.base_revision, self._compact_revision)
+            position = POSITION.pack(applied_index, term, state.base_revision, state.compact_revision)
             self._write(state.pending, position)
         except plyvel.Error as error:
             raise self._failed(error) from error
         self._revision = state.base_revision
         self._applied_term = term
         self._applied_index = applied_index
+        if state.compact_revision != self._compact_revision:
+            self._compact_revision = state.compact_revision
+            self._sweeper.wake()
         return results
 
     def _write(self, pending: Mapping[bytes, bytes | None], position: bytes) -> None:
@@ -197,6 +227,8 @@ class Store:
                 result = txn.delete_range(state, delete_request)
             elif kind == CommandKind.PUBLISH:
                 result = self._publish(state, PublishRequest.FromString(body), body)
+            elif kind == CommandKind.COMPACT:
+                result = self._compact(state, CompactionRequest.FromString(body).revision)
             else:
                 raise INVALID_COMMAND.error()
         except ApiError as error:
@@ -211,37 +243,79 @@ class Store:
         state.set(member_meta(request.member_id), body)
         return state.base_revision
 
+    def _compact(self, state: Overlay, revision: int) -> int:
+        if revision <= state.compact_revision:
+            raise COMPACTED.error()
+        if revision > state.base_revision:
+            raise FUTURE_REVISION.error()
+        state.compact_revision = revision
+        return state.base_revision
+
     def flush_wanted(self) -> bool:
         return self._written_bytes - self._flushed_bytes >= self._flush_bytes
 
     def flush(self) -> int:
-        """Make durable what is applied now; return its index. Blocking, from a thread of its own.
+        """Make durable what is applied now; return its index. Blocking, from a thread of its own."""
+        self._check_usable()
+        applied_index = self._applied_index
+        written_bytes = self._written_bytes
+        self._sync()
+        self._flushed_bytes = written_bytes
+        return applied_index
+
+    def _sync(self) -> None:
+        """Make durable what was written. From any thread.
 
         `compact_range` moves the memory table into a synced table, and then compacts the keys asked
         for: none, since no record begins with 0xFF. It reports no error, though. LevelDB remembers a
         failed write and refuses the next one, so a write tells.
         """
-        self._check_usable()
-        applied_index = self._applied_index
-        written_bytes = self._written_bytes
         try:
             self._db.compact_range(start=b"\xff\xff", stop=b"\xff\xff")
             self._db.delete(META_END)  # no such record; the write is what counts
         except plyvel.Error as error:
             raise self._failed(error) from error
-        self._flushed_bytes = written_bytes
-        return applied_index
 
     def close(self) -> None:
         """Flush and close. Whatever cannot be flushed is replayed from the log at the next start."""
         if self._closed:
             return
+        self._sweeper.stop()
         try:
             if self._failure is None:
                 self.flush()
         finally:
             self._closed = True
             self._db.close()
+
+    # -- compacted history ----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin the background work, on the running loop: removal of compacted history."""
+        self._sweeper.start()
+
+    def sweep_slice(self) -> SweptSlice:
+        """Remove a little of what was compacted. For the sweeper; and for tests, to be in its middle."""
+        self._check_usable()
+        done = sweep_slice(self._db, self._swept, self._compact_revision)
+        self._swept = done.swept
+        return done
+
+    @property
+    def is_swept(self) -> bool:
+        """True if nothing is left of what the last compaction removes."""
+        return self._swept >= swept_end(self._compact_revision)
+
+    async def wait_swept(self, revision: int) -> None:
+        """Return when what a compaction at `revision` removes is gone from this member's disk.
+
+        Raises ApiError if the store ends before.
+        """
+        await self._sweeper.wait(revision)
+
+    def reclaim_soon(self) -> None:
+        """Have LevelDB give space back in the background. Returns at once."""
+        self._sweeper.reclaim_soon()
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -272,16 +346,20 @@ class Store:
         """Answer a txn that only reads (`checks.is_read_only`). Raises ApiError."""
         return await self._read(lambda view: txn.read_txn(view, request))
 
-    async def hash_revisions(self, revision: int) -> tuple[int, int]:
-        """Return (hash of all changes up to `revision`, revision of the store). 0: up to now.
+    async def hash_revisions(self, revision: int) -> tuple[int, int, int]:
+        """Return (hash of the kept changes up to `revision`, revision of the store, compact revision).
+        `revision` 0: up to now.
 
-        Equal on members that have applied that much. Raises ApiError for future and compacted ones.
+        Equal on members that have applied that much and have the same compact revision, however far each
+        has removed what was compacted. Raises ApiError for future and compacted ones.
         """
 
-        def work(view: SnapshotView) -> Sliced[tuple[int, int]]:
+        def work(view: SnapshotView) -> Sliced[tuple[int, int, int]]:
             check_revision(view, revision)
+            if 0 < revision <= view.compact_revision:  # etcd 3.5 refuses the bound too; a read does not
+                raise COMPACTED.error()
             found = yield from hash_revisions(view, revision or view.revision)
-            return found, view.revision
+            return found, view.revision, view.compact_revision
 
         return await self._read(work)
 
@@ -297,7 +375,9 @@ class Store:
     async def _read(self, work: Callable[[SnapshotView], Sliced[T]]) -> T:
         self._check_usable()
         # Snapshot and revision in one turn of the loop: apply cannot come between.
-        view = SnapshotView(self._db.snapshot(), self._revision, self._compact_revision)
+        view = SnapshotView(
+            self._db.snapshot(), self._revision, self._compact_revision, is_swept=self.is_swept
+        )
         try:
             return await run_sliced(work(view))
         except plyvel.Error as error:
@@ -340,6 +420,12 @@ class Store:
         # A failed write or read: what is on disk is unknown. That is no proof of corruption, so no
         # marker: the next start drops LevelDB's log and replays, which is right after a failed write.
         return self._fail(StateFailed(self._path, str(error)))
+
+    def _background_failed(self, error: Exception) -> None:
+        if isinstance(error, plyvel.Error):
+            self._failed(error)
+        elif not isinstance(error, ApiError | StateError):
+            self._fail(StateFailed(self._path, f"the removal of history met {type(error).__name__}"))
 
     def _fail(self, failure: StateError) -> StateError:
         if self._failure is None:

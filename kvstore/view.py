@@ -45,12 +45,14 @@ class View(Protocol):
 class SnapshotView:
     """A LevelDB snapshot with the revision that goes with it. Make and use it on the loop's thread."""
 
-    __slots__ = ("_snapshot", "compact_revision", "revision")
+    __slots__ = ("_snapshot", "compact_revision", "is_swept", "revision")
 
-    def __init__(self, snapshot: Any, revision: int, compact_revision: int) -> None:
+    def __init__(self, snapshot: Any, revision: int, compact_revision: int, *, is_swept: bool) -> None:
         self._snapshot = snapshot
         self.revision = revision
         self.compact_revision = compact_revision
+        self.is_swept = is_swept
+        """Nothing is left of what a compaction at `compact_revision` removes."""
 
     def get(self, record: bytes) -> bytes | None:
         value: bytes | None = self._snapshot.get(record, verify_checksums=True)
@@ -94,6 +96,7 @@ class Overlay:
         self.sub = 0
         """How many changes that command has made: the sub-revision of the next."""
         self.compact_revision = compact_revision
+        """As the commands before the present one have left it."""
         self.pending: dict[bytes, bytes | None] = {}
         self._order: list[bytes] | None = None
         """Keys of `pending`, sorted. Made at the first scan: most groups never scan."""

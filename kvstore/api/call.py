@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
@@ -89,16 +90,16 @@ class ApiContext:
 
         The term must be this member's true one: Patroni refuses a member whose term goes back.
         """
-        status = self.replica.status()
-        header.cluster_id = status.cluster_id
-        header.member_id = status.node_id
-        header.raft_term = status.term
+        replica = self.replica
+        header.cluster_id = replica.cluster_id
+        header.member_id = replica.node_id
+        header.raft_term = replica.term
         if revision:
             header.revision = revision
 
     def check_leader(self, call: Call) -> None:
         """Refuse at once, if the client asks for that, while no leader is known (`hasleader`)."""
-        if call.metadata("hasleader") == "true" and not self.replica.status().leader:
+        if call.metadata("hasleader") == "true" and not self.replica.leader:
             raise NO_LEADER.error()
 
     async def propose(self, kind: CommandKind, call: Call) -> Any:
@@ -109,14 +110,23 @@ class ApiContext:
         try:
             return await self.replica.propose(encode_command(kind, request), timeout_s=self._timeout_s(call))
         except RaftError as error:
-            raise from_raft(error, leader_known=bool(self.replica.status().leader)) from error
+            raise from_raft(error, leader_known=bool(self.replica.leader)) from error
 
     async def read_barrier(self, call: Call) -> None:
         """Wait until what is read here next is linearizable. Raises ApiError."""
         try:
             await self.replica.read_barrier(timeout_s=self._timeout_s(call))
         except RaftError as error:
-            raise from_raft(error, leader_known=bool(self.replica.status().leader)) from error
+            raise from_raft(error, leader_known=bool(self.replica.leader)) from error
+
+    async def wait_applied(self, work: Awaitable[None], call: Call) -> None:
+        """Wait for what follows from a write that is applied already. Raises ApiError."""
+        left = call.time_left_s()
+        try:
+            async with asyncio.timeout(None if left is None else max(left, 0) * DEADLINE_SHARE):
+                await work
+        except TimeoutError:
+            raise ApiError(TIMEOUT.code, TIMEOUT.message, applied="yes") from None
 
     def _timeout_s(self, call: Call) -> float:
         longest = self.settings.request_timeout_s

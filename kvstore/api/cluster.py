@@ -50,7 +50,7 @@ async def publish_member(context: ApiContext, name: str, client_urls: Sequence[s
     Run it as a task beside the server; it ends by itself, or by Stopping. To repeat it after an
     unknown outcome is safe: the command replaces what it stored before.
     """
-    member_id = context.replica.status().node_id
+    member_id = context.replica.node_id
     request = PublishRequest(member_id=member_id, name=name, client_urls=client_urls)
     command = encode_command(CommandKind.PUBLISH, request.SerializeToString(deterministic=True))
     while context.store.published_members().get(member_id) != request:

@@ -1,4 +1,4 @@
-"""etcdserverpb.KV: Range, Put, DeleteRange, Txn."""
+"""etcdserverpb.KV: Range, Put, DeleteRange, Txn, Compact."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from kvstore.checks import (
 )
 from kvstore.commands import CommandKind
 from kvstore.pb.rpc_pb2 import (
+    CompactionRequest,
+    CompactionResponse,
     DeleteRangeRequest,
     DeleteRangeResponse,
     PutRequest,
@@ -41,6 +43,7 @@ class KvService:
             Method("/etcdserverpb.KV/Put", PutRequest, self.put),
             Method("/etcdserverpb.KV/DeleteRange", DeleteRangeRequest, self.delete_range),
             Method("/etcdserverpb.KV/Txn", TxnRequest, self.txn),
+            Method("/etcdserverpb.KV/Compact", CompactionRequest, self.compact),
         ]
 
     async def range(self, request: RangeRequest, call: Call) -> Reply:
@@ -106,6 +109,19 @@ class KvService:
             response = await context.propose(CommandKind.TXN, call)
         assert isinstance(response, TxnResponse)
         context.fill_header(response.header)
+        return response
+
+    async def compact(self, request: CompactionRequest, call: Call) -> CompactionResponse:
+        """Give up the history below a revision. physical: answer when it is gone from this member's
+        disk, however long that takes; the client's deadline ends the wait, not the removal."""
+        context = self._context
+        context.check_leader(call)
+        revision = await context.propose(CommandKind.COMPACT, call)
+        assert isinstance(revision, int)
+        if request.physical:
+            await context.wait_applied(context.store.wait_swept(request.revision), call)
+        response = CompactionResponse()
+        context.fill_header(response.header, revision)
         return response
 
 

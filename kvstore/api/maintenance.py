@@ -76,12 +76,13 @@ class MaintenanceService:
     async def hash_kv(self, request: HashKVRequest, call: Call) -> HashKVResponse:
         """Hash the changes up to a revision (0: up to now), to be compared between members."""
         store = self._context.store
-        found, revision = await store.hash_revisions(request.revision)
-        response = HashKVResponse(hash=found, compact_revision=store.compact_revision)
+        found, revision, compact_revision = await store.hash_revisions(request.revision)
+        response = HashKVResponse(hash=found, compact_revision=compact_revision)
         self._context.fill_header(response.header, revision)
         return response
 
     async def defragment(self, request: DefragmentRequest, call: Call) -> DefragmentResponse:
-        """Answer at once: there is nothing to do. LevelDB gives space back by itself, as it compacts
-        its tables in the background; no file here has holes that only a rewrite would close."""
+        """Answer at once. LevelDB is asked to give back what space it can, and does so meanwhile:
+        nothing waits for it, and no file here has holes that only a rewrite of everything would close."""
+        self._context.store.reclaim_soon()
         return DefragmentResponse()

@@ -176,6 +176,25 @@ class Node:
         """
         await self._running().read(_checked(timeout_s))
 
+    @property
+    def node_id(self) -> NodeId:
+        return self.config.node_id
+
+    @property
+    def cluster_id(self) -> int:
+        return self.config.cluster_id
+
+    @property
+    def term(self) -> Term:
+        """The current term here. Cheap, as `leader` is: one may ask at every request. Raises Stopping
+        before the start is done."""
+        return self._made_core().term
+
+    @property
+    def leader(self) -> NodeId:
+        """The leader known here; NO_NODE if none is."""
+        return self._made_core().leader
+
     def status(self) -> NodeStatus:
         """Also after the end: then the last state. Raises Stopping before the start is done."""
         core, transport = self._parts.core, self._parts.transport
@@ -365,6 +384,11 @@ class Node:
         if self._driver is None:
             raise Stopping("this node is not running")
         return self._driver
+
+    def _made_core(self) -> Raft:
+        if self._parts.core is None or self._driver is None:
+            raise Stopping("this node is not running")
+        return self._parts.core
 
     def _running(self) -> Driver:
         if self._stopping:

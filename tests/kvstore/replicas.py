@@ -40,6 +40,10 @@ class LocalReplica:
         self.proposed = asyncio.Event()
         self.timeouts_s: list[float] = []
 
+    node_id = LocalStatus().node_id
+    cluster_id = LocalStatus().cluster_id
+    term = LocalStatus().term
+
     async def propose(self, command: bytes, /, *, timeout_s: float) -> object:
         self.timeouts_s.append(timeout_s)
         self.proposed.set()
@@ -79,6 +83,7 @@ class LocalServer:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _start(self) -> int:
+        self.store.start()
         members = {LocalStatus().node_id: ["http://127.0.0.1:1"]}
         self._door = GrpcDoor(build_methods(self.context, members))
         return await self._door.start("127.0.0.1:0")

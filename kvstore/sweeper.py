@@ -1,0 +1,189 @@
+"""The background work of a store: removes compacted history, and gives the space back.
+
+    apply raises the compact revision -> slices on the loop -> swept -> LevelDB compaction in a thread
+
+Slices run on the event loop, between everything else, since they must not run beside `apply`. After
+each the loop is left alone for as long as the slice took: half the time at most goes into this.
+
+LevelDB gives deleted records' space back when it happens to merge the tables they lie in. After a large
+removal it is asked to (`compact_range`), off the loop and piece by piece: while such a request runs,
+LevelDB merges nothing else, and if that lasts until too many young tables lie about, it holds up writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any
+
+from kvstore.errors import SERVER_STOPPED
+from kvstore.keys import EVENT, INDEX, INDEX_END, LATEST, LATEST_END, pack_revision
+from kvstore.sweep import SweptSlice, swept_end
+
+logger = logging.getLogger(__name__)
+
+PAUSE_S_MIN = 0.001
+
+RECLAIM_BYTES_MIN = 16 * 1024 * 1024
+RECLAIM_SHARE = 8
+"""Ask LevelDB for the space once this part of it is superfluous: all of it is rewritten for that."""
+
+PIECE_BYTES = 16 * 1024 * 1024
+"""What one compact_range rewrites: a few tables, some tenths of a second."""
+
+SPLIT_BYTES = 64
+"""How deep into keys a range is halved. Keys that agree further than that stay in one piece."""
+
+
+class Sweeper:
+    """Owned by a store, which calls `wake` when there is work and `stop` before LevelDB is closed."""
+
+    def __init__(
+        self,
+        db: Any,
+        *,
+        state: Callable[[], tuple[bytes, int]],
+        sweep_slice: Callable[[], SweptSlice],
+        sync: Callable[[], None],
+        size_bytes: Callable[[], int],
+        failed: Callable[[Exception], object],
+    ) -> None:
+        """`state`: how far it is swept, and the compact revision. `sync`: makes what was written durable,
+        from any thread. `failed` is told of any error."""
+        self._db = db
+        self._state = state
+        self._sweep_slice = sweep_slice
+        self._sync = sync
+        self._size_bytes = size_bytes
+        self._failed = failed
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="kvstore sweep")
+        self._stopped = threading.Event()
+        self._is_reclaiming = False
+        self._removed_bytes = 0
+        """Since space was last asked back."""
+
+    def start(self) -> None:
+        """Begin, on the running loop. What an earlier run has left unfinished is gone on with."""
+        self._loop = asyncio.get_running_loop()
+        self.wake()
+
+    def stop(self) -> None:
+        """End before LevelDB is closed. Waits for the piece that is being rewritten."""
+        self._stopped.set()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        waiting, self._waiting = self._waiting, []
+        for _, future in waiting:
+            if not future.done() and not future.get_loop().is_closed():
+                future.set_exception(SERVER_STOPPED.error(applied="yes"))
+
+    def wake(self) -> None:
+        """Begin a pass, unless one is under way or there is nothing to do."""
+        if self._loop is None or self._timer is not None or self._stopped.is_set():
+            return
+        if not self._is_done():
+            self._timer = self._loop.call_later(0, self._run_slice)
+
+    async def wait(self, revision: int) -> None:
+        """Return when what a compaction at `revision` removes is gone, durably. Raises ApiError."""
+        if self._loop is None or self._stopped.is_set():
+            raise SERVER_STOPPED.error(applied="yes")
+        if self._state()[0] < swept_end(revision):
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._waiting.append((revision, future))
+            await future
+        await self._loop.run_in_executor(self._threads, self._sync)
+
+    def reclaim_soon(self) -> None:
+        """Have LevelDB give back what space it can. Returns at once."""
+        if self._loop is None or self._is_reclaiming or self._stopped.is_set():
+            return
+        self._is_reclaiming = True
+        self._removed_bytes = 0
+        self._threads.submit(self._reclaim, self._state()[1]).add_done_callback(self._reclaimed)
+
+    def _is_done(self) -> bool:
+        swept, compact_revision = self._state()
+        return swept >= swept_end(compact_revision)
+
+    def _run_slice(self) -> None:
+        self._timer = None
+        if self._stopped.is_set():
+            return
+        began = perf_counter()
+        try:
+            done = self._sweep_slice()
+        except Exception as error:
+            self._failed(error)
+            return
+        self._removed_bytes += done.removed_bytes
+        for revision, future in self._waiting:
+            if swept_end(revision) <= done.swept and not future.done():
+                future.set_result(None)
+        self._waiting = [each for each in self._waiting if not each[1].done()]
+        if not self._is_done():
+            assert self._loop is not None
+            pause_s = max(perf_counter() - began, PAUSE_S_MIN)
+            self._timer = self._loop.call_later(pause_s, self._run_slice)
+        elif self._removed_bytes >= max(RECLAIM_BYTES_MIN, self._size_bytes() // RECLAIM_SHARE):
+            self.reclaim_soon()
+
+    # -- in a thread ------------------------------------------------------------------------------------
+
+    def _reclaim(self, compact_revision: int) -> None:
+        events = EVENT, EVENT + pack_revision(max(compact_revision, 0) + 1, 0)
+        # Deletes leave holes among the newest versions too.
+        for start, stop in (events, (INDEX, INDEX_END), (LATEST, LATEST_END)):
+            for piece_start, piece_stop in pieces(self._approximate_size, start, stop, PIECE_BYTES):
+                began = perf_counter()
+                if self._stopped.is_set():
+                    return
+                self._db.compact_range(start=piece_start, stop=piece_stop)
+                self._stopped.wait(perf_counter() - began)
+
+    def _approximate_size(self, start: bytes, stop: bytes) -> int:
+        size: int = self._db.approximate_size(start, stop)
+        return size
+
+    def _reclaimed(self, done: Any) -> None:
+        self._is_reclaiming = False
+        if not done.cancelled() and (error := done.exception()) is not None:
+            self._failed(error)
+
+
+def pieces(
+    size_of: Callable[[bytes, bytes], int], start: bytes, stop: bytes, piece_bytes: int
+) -> list[tuple[bytes, bytes]]:
+    """Cut [start, stop) into pieces of at most `piece_bytes`, so far as halving the keys can do it.
+
+    LevelDB knows the sizes of ranges but not where to cut: so halve, as numbers, until it is enough.
+    What is empty is left out.
+    """
+    found: list[tuple[bytes, bytes]] = []
+    open_ranges = [(start, stop)]
+    while open_ranges:
+        low, high = open_ranges.pop()
+        size = size_of(low, high)
+        if not size:
+            continue
+        middle = _middle(low, high) if size > piece_bytes else low
+        if middle == low:
+            found.append((low, high))
+        else:
+            open_ranges += (middle, high), (low, middle)
+    return found
+
+
+def _middle(low: bytes, high: bytes) -> bytes:
+    numbers = [int.from_bytes(bound[:SPLIT_BYTES].ljust(SPLIT_BYTES, b"\x00")) for bound in (low, high)]
+    middle = (sum(numbers) // 2).to_bytes(SPLIT_BYTES).rstrip(b"\x00")
+    return middle if low < middle < high else low
