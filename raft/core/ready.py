@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from raft.core.errors import DropReason
 from raft.core.messages import Message
-from raft.core.types import Entry, HardState, LogIndex, NodeId, Term
+from raft.core.types import Entry, HardState, LogIndex, NodeId, SnapshotMeta, Term
 
 
 class Role(Enum):
@@ -71,6 +71,10 @@ class StorageAppend:
     replies: Sequence[Message]
     """Leave only when all of this and everything before it is durable."""
     done: StorageAppendDone
+    snapshot: SnapshotMeta | None = None
+    """A snapshot that stands for the log up to its index, before `entries` count. What the log holds after
+    it is kept if the log has the entry it ends with, and else dropped whole (trap 45). It is written only
+    after the state that it names is durable, for it drops the log from which another could be made."""
 
 
 @dataclass(frozen=True, slots=True)

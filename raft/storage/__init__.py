@@ -1,5 +1,6 @@
 """What a node keeps on disk: its log and hard state, and who it is."""
 
+from raft.storage.compaction import SegmentSpan, compactable_index
 from raft.storage.directory import DataDirectory, InitialMember
 from raft.storage.disk import Disk, File
 from raft.storage.errors import (
@@ -14,8 +15,9 @@ from raft.storage.errors import (
     WrongIdentity,
     WrongSegment,
 )
-from raft.storage.log_store import LogOptions, LogStore
+from raft.storage.log_store import LogStore
 from raft.storage.memory_disk import MemoryDisk, MemoryFile
+from raft.storage.options import LogOptions
 from raft.storage.os_disk import OsDisk, OsFile
 from raft.storage.record import Identity
 from raft.storage.recovery import RecoveryReport
@@ -40,7 +42,9 @@ __all__ = [
     "OsDisk",
     "OsFile",
     "RecoveryReport",
+    "SegmentSpan",
     "TooManyPeers",
     "WrongIdentity",
     "WrongSegment",
+    "compactable_index",
 ]

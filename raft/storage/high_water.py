@@ -18,7 +18,8 @@ from zlib import crc32
 
 from raft.core.types import NodeId, Term
 from raft.storage.disk import Disk, File
-from raft.storage.errors import CorruptIdentity, FormatTooNew
+from raft.storage.errors import CorruptIdentity, FormatTooNew, LostDurableData
+from raft.storage.segment import list_segments
 
 HIGH_WATER_NAME = "high-water"
 SLOT_BYTES = 4096
@@ -93,6 +94,25 @@ class HighWater:
 
     def close(self) -> None:
         self._file.close()
+
+
+def open_high_water(disk: Disk, directory: str) -> HighWater:
+    """Open the high-water file of the log in `directory`; make it if the log is new.
+
+    Raises LostDurableData if segments are there without it, and what HighWater.open raises.
+    """
+    try:
+        return HighWater.open(disk, directory)
+    except FileNotFoundError:
+        pass
+    # The high-water file is the first file made, durable before any other. Segments without it mean
+    # that somebody removed it, and with it the knowledge of what was promised.
+    if list_segments(disk, directory):
+        path = f"{directory}/{HIGH_WATER_NAME}"
+        raise LostDurableData((path,), "the file is gone, and segments of the log are there")
+    # Also if the directory was there: the process before us may have ended just before this.
+    disk.sync_directory(directory.rpartition("/")[0] or "/")
+    return HighWater.create(disk, directory)
 
 
 def encode_slot(sequence: int, mark: Mark) -> bytes:

@@ -8,7 +8,7 @@ entries has a handful of terms.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -40,28 +40,32 @@ def term_runs(entries: Sequence[Entry]) -> list[tuple[LogIndex, Term]]:
 
 
 class TermRuns:
-    """The term of every index up to `last_index`. Invariant: both lists rise, and have equal length."""
+    """The term of every index of [first_index - 1, last_index]. Invariant: both lists rise, and have equal
+    length. The term before the first entry is kept, for the next append is checked against it."""
 
-    def __init__(self) -> None:
-        self._firsts: list[LogIndex] = []
-        self._terms: list[Term] = []
-        self.last_index: LogIndex = 0
+    def __init__(self, previous_index: LogIndex = 0, previous_term: Term = 0) -> None:
+        """A log that is empty after the entry at `previous_index`."""
+        self._firsts: list[LogIndex] = [previous_index] if previous_term else []
+        self._terms: list[Term] = [previous_term] if previous_term else []
+        self.first_index: LogIndex = previous_index + 1
+        self.last_index: LogIndex = previous_index
 
     def copy(self) -> TermRuns:
         twin = TermRuns()
         twin._firsts = self._firsts.copy()
         twin._terms = self._terms.copy()
+        twin.first_index = self.first_index
         twin.last_index = self.last_index
         return twin
 
     def term(self, index: LogIndex) -> Term:
-        """Return the term at `index`, which must be in [0, last_index]; 0 at 0."""
+        """Return the term at `index`, which must be in [first_index - 1, last_index]; 0 at 0."""
         run = bisect_right(self._firsts, index) - 1
         return self._terms[run] if run >= 0 else 0
 
     def put(self, first_index: LogIndex, entry_count: int, runs: Sequence[tuple[LogIndex, Term]]) -> None:
         """Put entries in place of all from `first_index` on. Raises ValueError at a gap or a falling term."""
-        if not 1 <= first_index <= self.last_index + 1:
+        if not self.first_index <= first_index <= self.last_index + 1:
             raise ValueError(f"entry {first_index} does not follow {self.last_index}")
         before = self.term(first_index - 1)
         if runs[0][1] < before:
@@ -74,6 +78,35 @@ class TermRuns:
                 self._firsts.append(index)
                 self._terms.append(term)
         self.last_index = first_index + entry_count - 1
+
+    def put_previous(self, term: Term) -> None:
+        """Say what the term before the first entry is, where it was not known. Raises ValueError if the
+        first entry has a lower one."""
+        if self._terms and self._terms[0] < term:
+            raise ValueError(f"entry {self._firsts[0]} has term {self._terms[0]}, the one before it {term}")
+        if self._terms and self._terms[0] == term:
+            self._firsts[0] = self.first_index - 1
+        elif term:
+            self._firsts.insert(0, self.first_index - 1)
+            self._terms.insert(0, term)
+
+    def drop_below(self, first_index: LogIndex, previous_term: Term) -> None:
+        """Forget what is below `first_index` - 1, whose term is `previous_term`.
+
+        Raises ValueError if it is another one, or if `first_index` is outside of the log or next to it.
+        """
+        if not self.first_index <= first_index <= self.last_index + 1:
+            raise ValueError(
+                f"the log of {self.first_index} to {self.last_index} cannot begin at {first_index}"
+            )
+        known = self.term(first_index - 1)
+        if known != previous_term:
+            raise ValueError(f"entry {first_index - 1} has the term {known}, not {previous_term}")
+        run = bisect_right(self._firsts, first_index - 1) - 1
+        if run >= 0:
+            del self._firsts[:run], self._terms[:run]
+            self._firsts[0] = first_index - 1
+        self.first_index = first_index
 
 
 class PositionIndex:
@@ -99,3 +132,15 @@ class PositionIndex:
             self._positions.append(position)
         else:
             self._positions.extend(array("Q", (position,)) * entry_count)
+
+    def drop_below(self, first_index: LogIndex) -> None:
+        """Forget the positions below `first_index`, which is at most `next_index`."""
+        del self._positions[: first_index - self.first_index]
+        self.first_index = first_index
+
+    def first_after(self, generation: int) -> LogIndex:
+        """Return the first entry that is in a segment above `generation`; next_index if there is none.
+
+        Positions rise with the index: an entry is never older than the one before it.
+        """
+        return self.first_index + bisect_left(self._positions, pack_position(generation + 1, 0))

@@ -7,8 +7,11 @@ Theory. Two threads use a LogStore, and each owns its half:
 * The event loop calls `publish` and everything that reads. It owns the positions, the terms and the cache of
   what is published. Reading old entries is a pread in a file that the writer only appends to.
 
-Between them goes one queue, `_placed`: where the writer put the entries. A write makes nothing
-visible; `publish` does, append by append, in the order of the writes (raft/core/ready.py, step 4).
+From the writer to the loop go two queues: `_placed`, where the writer put the entries, and `_dropped`, what
+was taken off the log's beginning. A write makes nothing visible; `publish` does, append by append, in the
+order of the writes (raft/core/ready.py, step 4), and so does `publish_compaction`. The files of dropped
+segments have no names any more, but stay open until the loop has ceased to read them; then they go back
+to the writer in `_closing`.
 
 `write` joins all appends given to it into one batch: one write, one fdatasync. Batch n+1 is written only
 after the sync of batch n; recovery.py lives on that. Nothing is ever written without a sync: an append that
@@ -22,6 +25,13 @@ What each crash leaves:
     before the high-water file follows  the batch; the file is brought up at start
     while a segment is made             a file *.new, removed at start
     after a segment got its name        a spare segment of zeros, used later
+    in a compaction or a snapshot,
+      before its record is synced       the log as it was
+      after that                        the log from its new beginning; files that are still there, or are
+                                          back after a power cut, are removed at start
+
+The record that drops segments is on the high-water file before the first of them is removed: a log
+that has lost it is then known to have lost durable data, and never has a hole, nor an old beginning.
 
 Any OSError ends it: the store raises StorageError, now and at every later call. What the failed write left on
 the disk is unknown, so its outcome is unknown, and a sync is never tried again.
@@ -31,17 +41,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from raft.core.config import MIB
-from raft.core.entry_codec import ENTRY_HEADER_BYTES, decode_entries, encode_entries
-from raft.core.errors import Compacted, ConfigError, InvariantViolation, StorageError, Unavailable
-from raft.core.ready import StorageAppend
-from raft.core.types import ENTRY_OVERHEAD_BYTES, Entry, HardState, LogIndex, Term
-from raft.storage.disk import Disk
-from raft.storage.errors import CorruptLog, LostDurableData
-from raft.storage.high_water import HIGH_WATER_NAME, HighWater, Mark
-from raft.storage.log_index import pack_position, term_runs, unpack_position
+from raft.core.entry_codec import decode_entries
+from raft.core.errors import Compacted, InvariantViolation, StorageError, Unavailable
+from raft.core.ready import StorageAppend, StorageAppendDone
+from raft.core.types import (
+    ENTRY_OVERHEAD_BYTES,
+    Entry,
+    HardState,
+    LogIndex,
+    Membership,
+    SnapshotMeta,
+    Term,
+)
+from raft.storage.batch import Part, hard_state_part, pack_entries
+from raft.storage.compaction import Dropped, SegmentSpan, SegmentTable, compactable_index
+from raft.storage.disk import Disk, File
+from raft.storage.entry_cache import EntryCache
+from raft.storage.errors import CorruptLog
+from raft.storage.high_water import HighWater, Mark, open_high_water
+from raft.storage.log_index import PositionIndex, TermRuns, pack_position, term_runs, unpack_position
+from raft.storage.options import LogOptions
 from raft.storage.record import (
     FORMAT_VERSION,
     FRAME_BYTES,
@@ -49,54 +70,31 @@ from raft.storage.record import (
     RecordReader,
     RecordType,
     SegmentHeader,
+    SnapshotMark,
+    TruncatedPrefix,
     encode_hard_state,
     encode_record,
     encode_segment_header,
+    encode_snapshot_mark,
+    encode_truncated_prefix,
     identity_seed,
 )
 from raft.storage.recovery import LogScan, RecoveryReport, check_high_water, close_files, repair_log, scan_log
-from raft.storage.segment import SegmentMaker, list_segments, segment_path
+from raft.storage.segment import SegmentMaker, remove_segments, segment_path
+
+__all__ = ["BATCH_BYTES_MAX", "LogOptions", "LogStore"]
 
 BATCH_BYTES_MAX = 1024 * MIB
 """One batch. The runtime's limits are far lower; above, an offset would not fit its 32 bits."""
+
+_DROP_BATCH_BYTES = 2 * FRAME_BYTES + len(encode_hard_state(HardState()))
+"""A batch with a record that drops something, without that record's payload."""
 
 _FIRST_PIECE_BYTES = 8 * MIB
 """The first segment is filled before anyone waits, so in larger pieces than the others."""
 
 _READ_WINDOW_BYTES = 64 * 1024
 """One read of old entries brings this much: at one entry a record, a read for each would be the cost."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogOptions:
-    """Settings of the log. All in bytes."""
-
-    segment_bytes: int = 64 * MIB
-    """Size of a segment (etcd: 64 MB). Small in the simulator, so that it meets rotation."""
-
-    cache_bytes_max: int = 64 * MIB
-    """Recent entries kept in memory, by `entry_bytes`. Followers further back than this are read from
-    disk."""
-
-    record_bytes_target: int = 1 * MIB
-    """Entries packed into one record. To read one entry is to read its record."""
-
-    prepare_bytes: int = 2 * MIB
-    """How much of the next segment is filled and synced in one idle step."""
-
-    def __post_init__(self) -> None:
-        faults = [
-            f"{name} must be at least {low} and at most {high}"
-            for name, low, high in (
-                ("segment_bytes", 1024, 1024 * MIB),
-                ("cache_bytes_max", 0, 1 << 40),
-                ("record_bytes_target", 1, 32 * MIB),
-                ("prepare_bytes", 1, 1024 * MIB),
-            )
-            if not low <= getattr(self, name) <= high
-        ]
-        if faults:
-            raise ConfigError(faults)
 
 
 class LogStore:
@@ -125,6 +123,10 @@ class LogStore:
         self._failure: StorageError | None = None
         self._placed: deque[tuple[LogIndex, int, int]] = deque()
         """(first index, entries, position) of each record written and not yet published."""
+        self._dropped: deque[Dropped] = deque()
+        """What was taken from the log and is not yet published."""
+        self._closing: deque[File] = deque()
+        """Files of segments that are gone, which nobody reads any more: the writer closes them."""
         self._files = scan.files
 
         # the writer's half
@@ -135,16 +137,17 @@ class LogStore:
         self._offset = scan.end_offset
         self._high_water = high_water
         self._maker: SegmentMaker | None = None
+        self._segments = SegmentTable(scan.ends, scan.dropped_through, scan.positions)
         state = scan.hard_state
         # A commit index above the log is no error, for it is a hint; but nobody may believe it (trap 17).
-        self._hard_state = state._replace(commit_index=min(state.commit_index, scan.terms.last_index))
+        commit_index = max(min(state.commit_index, scan.terms.last_index), scan.terms.first_index - 1)
+        self._hard_state = state._replace(commit_index=commit_index)
         self._synced_state = self._hard_state
 
         # the event loop's half
         self._positions = scan.positions
         self._terms = scan.terms
-        self._cache: list[Entry] = []
-        self._cache_bytes = 0
+        self._cache = EntryCache(options.cache_bytes_max)
 
     @classmethod
     def open(
@@ -168,7 +171,7 @@ class LogStore:
     @classmethod
     def _open(cls, disk: Disk, directory: str, identity: Identity, options: LogOptions) -> LogStore:
         disk.make_directory(directory)
-        high_water = _open_high_water(disk, directory)
+        high_water = open_high_water(disk, directory)
         try:
             scan = scan_log(disk, directory, identity)
         except BaseException:
@@ -208,12 +211,75 @@ class LogStore:
         """
         self._check_usable()
         try:
-            self._write(appends)
+            start = 0
+            for position, append in enumerate(appends):
+                if append.snapshot is not None:
+                    self._write(appends[start:position])
+                    self._write_mark(append.snapshot, append.hard_state)
+                    start = position
+            self._write(appends[start:])
         except OSError as error:
             raise self._latch(error, "written") from error
         except (ValueError, InvariantViolation) as error:
             self._failure = StorageError(f"the log in {self._directory} was given wrong entries: {error}")
             raise InvariantViolation(str(error)) from error
+
+    def compact(self, index: LogIndex) -> LogIndex:
+        """Drop the oldest segments, those whose entries are all at or below `index`; return the first index
+        that is kept. Each call is followed by one of `publish_compaction`, also if nothing was dropped.
+
+        `index` must not be above what the state machine has durably. Nothing above the commit index
+        given to `write` goes, whatever `index` is. One batch is synced, then the files are
+        removed; until `publish_compaction` all entries can be read. Raises StorageError as `write` does.
+        """
+        self._check_usable()
+        try:
+            through, first_index = self._segments.droppable_through(
+                min(index, self._hard_state.commit_index, self._written.last_index)
+            )
+            if not through:
+                first_index = self._written.first_index
+            previous_term = self._written.term(first_index - 1)
+            dropped = Dropped(through, first_index, previous_term, is_snapshot=False, keeps_entries=True)
+            if through:
+                prefix = TruncatedPrefix(through, first_index, previous_term)
+                self._written.drop_below(first_index, previous_term)
+                self._write_drop(RecordType.TRUNCATED_PREFIX, encode_truncated_prefix(prefix), dropped)
+            self._dropped.append(dropped)
+            return first_index
+        except OSError as error:
+            raise self._latch(error, "compacted") from error
+
+    def segments(self) -> list[SegmentSpan]:
+        """Return the segments that have records, oldest first; the last is the one being written."""
+        return self._segments.spans(self._written.last_index)
+
+    def compactable_index(self, flushed_index: LogIndex, log_bytes_max: int) -> LogIndex:
+        """Return what to give to `compact` so that the log is kept to `log_bytes_max`, 0 if there is nothing
+        to do. See compaction.compactable_index. Touches no disk."""
+        return compactable_index(self.segments(), flushed_index, log_bytes_max)
+
+    def discard_dropped(self) -> int:
+        """Close the file of one dropped segment, which gives its space back; return how many are left.
+
+        After `publish_compaction` and after a snapshot was published, until it returns 0. One a call, since a
+        large file takes the file system 10 to 25 ms and writes should come in between.
+        """
+        if self._closing:
+            self._closing.popleft().close()
+        return len(self._closing)
+
+    def reset(self, index: LogIndex, term: Term) -> None:
+        """Let a snapshot stand for the log up to `index`, whose entry had `term`, and publish that.
+
+        What comes after it is kept if the log has this entry, and else dropped whole. For a start
+        that finds a state newer than its log; no other thread may use the store. Later, a snapshot is
+        given to `write` and `publish`. Raises as `write` does.
+        """
+        meta = SnapshotMeta(index, term, Membership())
+        append = StorageAppend((), None, True, (), StorageAppendDone(0, 0, 0), meta)
+        self.write([append])
+        self.publish(append)
 
     def note_high_water(self) -> None:
         """Bring the high-water file up to the last synced batch, and do a piece of the next segment.
@@ -225,6 +291,7 @@ class LogStore:
             if self._high_water.mark.batch < self._batch:
                 self._mark_high_water()
             self._prepare_next()
+            self.discard_dropped()
         except OSError as error:
             raise self._latch(error, "written") from error
 
@@ -233,7 +300,7 @@ class LogStore:
         try:
             if self._failure is None:
                 if self._hard_state != self._synced_state:
-                    self._write_batch([(RecordType.HARD_STATE, encode_hard_state(self._hard_state), 0, 0)])
+                    self._write_batch([hard_state_part(self._hard_state)])
                 if self._high_water.mark.batch < self._batch:
                     self._mark_high_water()
         except OSError as error:
@@ -241,14 +308,14 @@ class LogStore:
         finally:
             if self._failure is None:
                 self._failure = StorageError(f"the log in {self._directory} is closed")
-            for file in self._files.values():
+            for file in (*self._files.values(), *self._closing):
                 file.close()
             self._high_water.close()
             if self._maker is not None:
                 self._maker.close()
 
     def _write(self, appends: Sequence[StorageAppend]) -> None:
-        parts: list[tuple[int, bytes, LogIndex, int]] = []
+        parts: list[Part] = []
         group: list[Entry] = []
         state = self._hard_state
         must_sync = False
@@ -260,21 +327,21 @@ class LogStore:
                         f"entry {entries[0].index} would replace a committed one ({state.commit_index})"
                     )
                 if group and entries[0].index != group[-1].index + 1:
-                    self._pack(group, parts)
+                    parts += self._pack(group)
                     group = []
                 group.extend(entries)
             if append.hard_state is not None:
                 state = append.hard_state
             must_sync = must_sync or append.must_sync
         if group:
-            self._pack(group, parts)
+            parts += self._pack(group)
         before = self._synced_state
         self._hard_state = state
         is_vote_moved = state.term != before.term or state.voted_for != before.voted_for
         if state != before:
             if not parts and not must_sync and not is_vote_moved:
                 return
-            parts.append((RecordType.HARD_STATE, encode_hard_state(state), 0, 0))
+            parts.append(hard_state_part(state))
         if not parts:
             return
         is_rotated = self._write_batch(parts)
@@ -282,42 +349,64 @@ class LogStore:
         if is_vote_moved or is_rotated:
             self._mark_high_water()
 
-    def _pack(self, group: list[Entry], parts: list[tuple[int, bytes, LogIndex, int]]) -> None:
-        """Add records with the entries of `group`, which have no gap, to `parts`."""
-        block = encode_entries(group)
-        self._written.put(group[0].index, len(group), term_runs(group))
-        target = self._options.record_bytes_target
-        if len(block) <= target or len(group) == 1:
-            parts.append((RecordType.ENTRIES, block, group[0].index, len(group)))
-            return
-        start = 0
-        size = 0
-        for position, entry in enumerate(group):
-            entry_size = len(entry.data) + ENTRY_HEADER_BYTES
-            if size and size + entry_size > target:
-                piece = group[start:position]
-                parts.append((RecordType.ENTRIES, encode_entries(piece), piece[0].index, len(piece)))
-                start, size = position, 0
-            size += entry_size
-        piece = group[start:]
-        parts.append((RecordType.ENTRIES, encode_entries(piece), piece[0].index, len(piece)))
+    def _write_mark(self, meta: SnapshotMeta, state: HardState | None) -> None:
+        """Make durable that a snapshot stands for the log up to its index; remove what that makes useless."""
+        written = self._written
+        state = state or self._hard_state
+        index, term, last = meta.index, meta.term, written.last_index
+        if index < max(written.first_index - 1, 1) or term < 1:
+            raise InvariantViolation(
+                f"a snapshot at {index} in term {term}, the log begins at {written.first_index}"
+            )
+        is_held = index <= last and written.term(index) == term
+        if not is_held and index <= min(self._hard_state.commit_index, last):
+            raise InvariantViolation(
+                f"a snapshot has term {term} at {index}, committed was {written.term(index)}"
+            )
+        self._make_room(len(encode_snapshot_mark(SnapshotMark(0, 0, 0, 0))) + _DROP_BATCH_BYTES)
+        keeps_entries = is_held and index < last
+        if keeps_entries:
+            through, _ = self._segments.droppable_through(index)
+            written.drop_below(index + 1, term)
+        else:
+            # Whatever the segment that is being written holds does not count any more either.
+            through = self._generation - 1
+            self._written = TermRuns(index, term)
+        self._hard_state = state._replace(commit_index=max(state.commit_index, index))
+        mark = SnapshotMark(through, index, term, last if keeps_entries else index)
+        dropped = Dropped(through, index + 1, term, is_snapshot=True, keeps_entries=keeps_entries)
+        self._write_drop(RecordType.SNAPSHOT_MARK, encode_snapshot_mark(mark), dropped)
+        self._dropped.append(dropped)
 
-    def _write_batch(self, parts: list[tuple[int, bytes, LogIndex, int]]) -> bool:
+    def _write_drop(self, kind: int, payload: bytes, dropped: Dropped) -> None:
+        """Sync the record that drops segments, and only then remove their files. Raises OSError."""
+        self._write_batch([Part(kind, payload), hard_state_part(self._hard_state)])
+        # A bad bit in this batch must not look like a torn write: the log would begin where it has no files,
+        # or what the snapshot replaced would be back.
+        self._mark_high_water()
+        self._segments.drop(dropped.through, dropped.first_index, self._written.last_index + 1)
+        remove_segments(self._disk, self._directory, dropped.through)
+
+    def _pack(self, group: Sequence[Entry]) -> list[Part]:
+        parts = pack_entries(group, self._options.record_bytes_target)
+        self._written.put(group[0].index, len(group), term_runs(group))
+        return parts
+
+    def _write_batch(self, parts: list[Part]) -> bool:
         """Write and sync `parts` as the next batch. Returns whether it begins a segment."""
-        size = sum(len(part[1]) + FRAME_BYTES for part in parts)
+        size = sum([len(part.payload) + FRAME_BYTES for part in parts])
         if size > BATCH_BYTES_MAX:
             raise InvariantViolation(f"a batch of {size} bytes, at most {BATCH_BYTES_MAX}")
-        if self._offset and self._offset + size > self._options.segment_bytes:
-            self._rotate()
+        self._make_room(size)
         batch = self._batch + 1
         generation = self._generation
         is_segment_new = not self._offset
         if is_segment_new:
             header = SegmentHeader(FORMAT_VERSION, self._identity, generation, batch, self._chain)
-            parts = [(RecordType.SEGMENT_HEADER, encode_segment_header(header), 0, 0), *parts]
-            if parts[-1][0] != RecordType.HARD_STATE:
+            parts = [Part(RecordType.SEGMENT_HEADER, encode_segment_header(header)), *parts]
+            if parts[-1].type != RecordType.HARD_STATE:
                 # Each segment knows the hard state by itself, so that those before it can be dropped.
-                parts.append((RecordType.HARD_STATE, encode_hard_state(self._hard_state), 0, 0))
+                parts.append(hard_state_part(self._hard_state))
         chain = self._chain
         offset = self._offset
         placed = []
@@ -338,6 +427,7 @@ class LogStore:
         self._offset = offset
         self._batch = batch
         self._synced_state = self._hard_state
+        self._segments.put(generation, offset, [place[0] for place in placed], self._written.last_index + 1)
         self._placed.extend(placed)
         return is_segment_new
 
@@ -345,7 +435,10 @@ class LogStore:
         state = self._synced_state
         self._high_water.write(Mark(self._batch, state.term, state.voted_for))
 
-    def _rotate(self) -> None:
+    def _make_room(self, size: int) -> None:
+        """Begin the next segment if a batch of `size` bytes has no room in this one. Raises OSError."""
+        if not self._offset or self._offset + size <= self._options.segment_bytes:
+            return
         generation = self._generation + 1
         if generation not in self._files:
             maker = self._maker or SegmentMaker(
@@ -389,12 +482,13 @@ class LogStore:
 
     def publish(self, append: StorageAppend) -> None:
         """Make the entries of a written append visible. Every append that was written, in that order."""
+        if append.snapshot is not None:
+            self._publish_drop(is_snapshot=True)
         entries = append.entries
         if not entries:
             return
         first_index = index = entries[0].index
         left = len(entries)
-        self._drop_cached(first_index)
         self._terms.put(first_index, left, term_runs(entries))
         while left:
             if not self._placed or self._placed[0][0] != index:
@@ -406,10 +500,31 @@ class LogStore:
             left -= taken
             if taken < entry_count:
                 self._placed.appendleft((index, entry_count - taken, position))
-        self._cache.extend(entries)
-        self._cache_bytes += _bytes_of(entries)
-        if self._cache_bytes > self._options.cache_bytes_max:
-            self._shrink_cache()
+        self._cache.put(entries)
+
+    def publish_compaction(self) -> None:
+        """Raise `first_index` to where the log begins since the `compact` that has returned. Once for
+        each, in the order of the writes and compactions."""
+        self._publish_drop(is_snapshot=False)
+
+    def _publish_drop(self, is_snapshot: bool) -> None:
+        if not self._dropped or self._dropped[0].is_snapshot != is_snapshot:
+            raise InvariantViolation("a compaction or a snapshot is published out of order")
+        dropped = self._dropped.popleft()
+        first_index = dropped.first_index
+        if dropped.keeps_entries:
+            self._terms.drop_below(first_index, dropped.previous_term)
+            self._positions.drop_below(first_index)
+            self._cache.drop_below(first_index)
+        else:
+            self._terms = TermRuns(first_index - 1, dropped.previous_term)
+            self._positions = PositionIndex(first_index)
+            self._cache.clear()
+        # The writer adds to this dict meanwhile: look at a copy. And it closes the files, for to free the
+        # blocks of a large one takes the file system longer than a turn of the loop may.
+        for generation in sorted(self._files):
+            if generation <= dropped.through:
+                self._closing.append(self._files.pop(generation))
 
     @property
     def first_index(self) -> LogIndex:
@@ -435,14 +550,14 @@ class LogStore:
             raise Unavailable(f"entry {high - 1} lies above the last, {self._terms.last_index}")
         if low >= high:
             return []
-        cached = self._cache[0].index if self._cache else self._terms.last_index + 1
+        cached = self._cache.first_index(self._terms.last_index + 1)
         found: list[Entry] = []
         size = 0
         index = low
         readers: dict[int, RecordReader] = {}
         while index < high:
             if index >= cached:
-                batch: Sequence[Entry] = self._cache[index - cached : high - cached]
+                batch: Sequence[Entry] = self._cache.entries[index - cached : high - cached]
             else:
                 batch = self._read_record(index, min(high, cached), readers)
             for entry in batch:
@@ -480,41 +595,6 @@ class LogStore:
             raise InvariantViolation(f"entry {low} is not where the index says")
         return found
 
-    def _drop_cached(self, index: LogIndex) -> None:
-        """Forget cached entries from `index` on."""
-        if self._cache and index <= self._cache[-1].index:
-            keep = max(0, index - self._cache[0].index)
-            self._cache_bytes -= _bytes_of(self._cache[keep:])
-            del self._cache[keep:]
-
-    def _shrink_cache(self) -> None:
-        """Drop the oldest quarter and more: dropping from the front of a list moves all the rest."""
-        aim = self._options.cache_bytes_max * 3 // 4
-        drop = 0
-        while self._cache_bytes > aim and drop < len(self._cache):
-            self._cache_bytes -= len(self._cache[drop].data) + ENTRY_OVERHEAD_BYTES
-            drop += 1
-        del self._cache[:drop]
-
-
-def _bytes_of(entries: Sequence[Entry]) -> int:
-    return sum([len(entry.data) for entry in entries]) + ENTRY_OVERHEAD_BYTES * len(entries)
-
 
 def _reason(error: OSError, path: str) -> str:
     return f"{error.strerror or error} ({error.filename or path})"
-
-
-def _open_high_water(disk: Disk, directory: str) -> HighWater:
-    try:
-        return HighWater.open(disk, directory)
-    except FileNotFoundError:
-        pass
-    # The high-water file is the first file made, durable before any other. Segments without it mean
-    # that somebody removed it, and with it the knowledge of what was promised.
-    if list_segments(disk, directory):
-        path = f"{directory}/{HIGH_WATER_NAME}"
-        raise LostDurableData((path,), "the file is gone, and segments of the log are there")
-    # Also if the directory was there: the process before us may have ended just before this.
-    disk.sync_directory(directory.rpartition("/")[0] or "/")
-    return HighWater.create(disk, directory)

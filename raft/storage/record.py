@@ -30,7 +30,7 @@ from enum import IntEnum
 from typing import NamedTuple
 from zlib import crc32
 
-from raft.core.types import HardState
+from raft.core.types import HardState, LogIndex, Term
 from raft.storage.disk import File
 
 FORMAT_VERSION = 1
@@ -55,9 +55,9 @@ class RecordType(IntEnum):
     ENTRIES = 2
     HARD_STATE = 3
     SNAPSHOT_MARK = 4
-    """Reserved: a snapshot stands for the log up to an index."""
+    """A snapshot stands for the log up to an index. See SnapshotMark."""
     TRUNCATED_PREFIX = 5
-    """Reserved: the segments before this one were dropped after compaction."""
+    """The oldest segments are dropped. See TruncatedPrefix."""
 
 
 class Identity(NamedTuple):
@@ -93,8 +93,33 @@ class SegmentHeader(NamedTuple):
     """Crc of the last record of the segment before."""
 
 
+class TruncatedPrefix(NamedTuple):
+    """From this record on the log begins at `first_index`, and nothing in the segments up to
+    `dropped_through` counts any more: they are, or will be, removed. Synced before the first of them
+    goes, and so the only proof that a log which does not begin with segment 1 is whole."""
+
+    dropped_through: int
+    """A generation, below that of the record's own segment."""
+    first_index: LogIndex
+    previous_term: Term
+    """Term of the entry at `first_index` - 1, which goes with what is dropped."""
+
+
+class SnapshotMark(NamedTuple):
+    """From this record on a snapshot stands for the log up to `index`, whose entry had `term`. Of what the
+    log held, the entries from `index` + 1 to `last_index` stay: none if both are equal."""
+
+    dropped_through: int
+    """As in TruncatedPrefix."""
+    index: LogIndex  # type: ignore[assignment] # shadows tuple.index, which nobody calls
+    term: Term
+    last_index: LogIndex
+
+
 _SEGMENT_HEADER = struct.Struct("<IIQQQQQI")
 _HARD_STATE = struct.Struct("<QQQ")
+_TRUNCATED_PREFIX = struct.Struct("<QQQ")
+_SNAPSHOT_MARK = struct.Struct("<QQQQ")
 _IDENTITY = struct.Struct("<QQQ")
 
 
@@ -141,6 +166,26 @@ def decode_hard_state(payload: bytes | memoryview) -> HardState:
     if len(payload) != _HARD_STATE.size:
         raise ValueError(f"hard state of {len(payload)} bytes")
     return HardState(*_HARD_STATE.unpack(payload))
+
+
+def encode_truncated_prefix(prefix: TruncatedPrefix) -> bytes:
+    return _TRUNCATED_PREFIX.pack(*prefix)
+
+
+def decode_truncated_prefix(payload: bytes | memoryview) -> TruncatedPrefix:
+    if len(payload) != _TRUNCATED_PREFIX.size:
+        raise ValueError(f"truncated prefix of {len(payload)} bytes")
+    return TruncatedPrefix(*_TRUNCATED_PREFIX.unpack(payload))
+
+
+def encode_snapshot_mark(mark: SnapshotMark) -> bytes:
+    return _SNAPSHOT_MARK.pack(*mark)
+
+
+def decode_snapshot_mark(payload: bytes | memoryview) -> SnapshotMark:
+    if len(payload) != _SNAPSHOT_MARK.size:
+        raise ValueError(f"snapshot mark of {len(payload)} bytes")
+    return SnapshotMark(*_SNAPSHOT_MARK.unpack(payload))
 
 
 class RecordReader:

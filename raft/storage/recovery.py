@@ -16,6 +16,23 @@ A power cut may persist the second page of the last batch and not the first: goo
 batch behind bad bytes are torn, and must not stop a cluster. A batch counts wholly or not at all, also
 when only its last record is bad, since no one was told anything about it.
 
+A log does not begin with segment 1 for ever. Compaction and snapshots drop the oldest segments, by a record
+(TRUNCATED_PREFIX, SNAPSHOT_MARK) that is synced before the first file goes. A power cut may bring any of
+those files back, in any order. So:
+
+    the segments that are there               what it means               what is done
+    ----------------------------------------  -------------------------  ------------------------------
+    from 1 on, no number left out             nothing is missing         all are read; what a record
+                                                                           calls dropped is removed
+    otherwise: those behind the last hole     the log begins there, if   these are read; all before the
+                                                a record in them says      hole were dropped too, and
+                                                that all before is dropped are removed
+                                              else a file is gone        MissingSegment; nothing touched
+
+Where reading begins behind 1, nothing is known at first of what was before: the chain begins with what the
+first header says, the entries with the lowest that is found. The record then says where the log
+begins and with which term, and must agree with what was found (`_Scanner._anchor`).
+
 Reading and judging (`scan_log`) modify nothing; `repair_log` does what was found necessary. Its last step
 rewrites the last batch and syncs it. What is read after a restart may live only in the page cache: after a
 failed sync the kernel calls such pages clean, and would never write them (Rebello et al., ATC 2020).
@@ -24,28 +41,42 @@ failed sync the kernel calls such pages clean, and would never write them (Rebel
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from raft.core.entry_codec import BlockScan, scan_entries
-from raft.core.types import HardState
+from raft.core.types import HardState, LogIndex, Term
 from raft.storage.disk import Disk, File
 from raft.storage.errors import CorruptLog, FormatTooNew, LostDurableData, MissingSegment, WrongSegment
 from raft.storage.high_water import Mark
 from raft.storage.log_index import PositionIndex, TermRuns, pack_position
 from raft.storage.record import (
     FORMAT_VERSION,
+    FRAME_BYTES,
     Identity,
     Record,
     RecordReader,
     RecordType,
+    SnapshotMark,
+    TruncatedPrefix,
     decode_hard_state,
     decode_segment_header,
+    decode_snapshot_mark,
+    decode_truncated_prefix,
     identity_seed,
 )
-from raft.storage.segment import list_segments, remove_leftovers, segment_path, torn_copy_path
+from raft.storage.segment import (
+    list_segments,
+    remove_leftovers,
+    remove_segments,
+    segment_path,
+    torn_copy_path,
+)
 
 _COPY_BYTES = 1024 * 1024
 _HEADER_WINDOW_BYTES = 4096
+
+_Effect: TypeAlias = tuple[BlockScan, int] | HardState | TruncatedPrefix | SnapshotMark
+"""What a record changes: entries and where they are, or what it holds."""
 
 
 class Torn(NamedTuple):
@@ -60,12 +91,17 @@ class Torn(NamedTuple):
 class RecoveryReport:
     """What was found at start."""
 
+    first_index: LogIndex
+    last_index: LogIndex
     entries: int
     log_bytes: int
-    """Bytes of whole batches, frames included."""
+    """Bytes of whole batches, frames included, in the segments that are kept."""
     segments: int
     """Files with at least one record; a spare one made ahead is not counted."""
+    segments_removed: int
+    """Files that were dropped before, and were still there."""
     batches: int
+    """Number of the last batch: those of segments that were dropped are counted."""
     torn_bytes: int
     torn_copies: tuple[str, ...]
     """Where the torn bytes were kept."""
@@ -76,7 +112,12 @@ class LogScan:
     """The log as far as it consists of whole batches that follow one another."""
 
     generations: list[int]
+    """Those that are read, without a gap."""
     files: dict[int, File]
+    dropped_through: int = 0
+    """Segments up to this one are no part of the log any more; some of them may be there."""
+    ends: dict[int, int] = field(default_factory=dict)
+    """For each segment with a whole batch, where its last one ends."""
     positions: PositionIndex = field(default_factory=PositionIndex)
     terms: TermRuns = field(default_factory=TermRuns)
     hard_state: HardState = field(default_factory=HardState)
@@ -89,7 +130,6 @@ class LogScan:
     """Where the next batch belongs."""
     batch_start: int = 0
     """Where the last batch starts, in the same segment."""
-    log_bytes: int = 0
     torn: list[Torn] = field(default_factory=list)
 
 
@@ -99,20 +139,24 @@ def scan_log(disk: Disk, directory: str, identity: Identity) -> LogScan:
     Raises CorruptLog, MissingSegment, WrongSegment, FormatTooNew, and OSError.
     """
     generations = list_segments(disk, directory)
-    for expected, generation in enumerate(generations, 1):
-        if generation != expected:
-            raise MissingSegment(
-                segment_path(directory, expected), f"the log goes on in {segment_path(directory, generation)}"
-            )
-    scan = LogScan(generations, {})
+    scan = LogScan(_behind_last_hole(generations), {})
     try:
-        for generation in generations:
+        for generation in scan.generations:
             scan.files[generation] = disk.open(segment_path(directory, generation))
         _Scanner(directory, identity, scan).run()
     except BaseException:
         close_files(scan)
         raise
+    for generation in [generation for generation in scan.files if generation <= scan.dropped_through]:
+        scan.files.pop(generation).close()
     return scan
+
+
+def _behind_last_hole(generations: list[int]) -> list[int]:
+    start = len(generations) - 1
+    while start > 0 and generations[start - 1] == generations[start] - 1:
+        start -= 1
+    return generations[max(start, 0) :]
 
 
 def close_files(scan: LogScan) -> None:
@@ -129,19 +173,48 @@ class _Scanner:
         self._seed = identity_seed(identity)
         self._scan = scan
         self._chain = 0
-        self._staged: list[tuple[BlockScan, int] | HardState] = []
+        self._staged: list[_Effect] = []
         self._batch_open = False
         self._batch_start = 0
-        self._stop = (1, 0)
+        self._first_generation = scan.generations[0] if scan.generations else 1
+        self._is_anchored = self._first_generation == 1
+        """Whether it is known where the log begins."""
+        self._stop = (self._first_generation, 0)
 
     def run(self) -> None:
         scan = self._scan
+        scan.end_generation = self._first_generation
         for generation in scan.generations:
             self._check_header(generation)
+        if not self._is_anchored:
+            self._begin_chain()
         for generation in scan.generations:
             if not self._walk(generation):
                 break
         self._judge_rest()
+        if not self._is_anchored:
+            raise self._missing()
+
+    def _missing(self) -> MissingSegment:
+        first = self._path(self._first_generation)
+        return MissingSegment(
+            self._path(self._first_generation - 1),
+            f"the log goes on in {first}, and nothing in it says that what is before was dropped",
+        )
+
+    def _begin_chain(self) -> None:
+        """Take the first header's word for what was before it."""
+        reader = self._reader(self._first_generation, _HEADER_WINDOW_BYTES)
+        record = reader.record_at(0)
+        if record is None or record.type != RecordType.SEGMENT_HEADER:
+            if not any(reader.bytes_at(0, FRAME_BYTES)):
+                raise self._missing()
+            raise CorruptLog(
+                self._path(self._first_generation), 0, "the header is bad, and the log begins here"
+            )
+        header = decode_segment_header(record.payload)
+        self._chain = header.previous
+        self._scan.batch = header.first_batch - 1
 
     def _path(self, generation: int) -> str:
         return segment_path(self._directory, generation)
@@ -201,6 +274,10 @@ class _Scanner:
                 self._staged.append((scan_entries(record.payload), pack_position(generation, offset)))
             elif record.type == RecordType.HARD_STATE:
                 self._staged.append(decode_hard_state(record.payload))
+            elif record.type == RecordType.TRUNCATED_PREFIX:
+                self._staged.append(decode_truncated_prefix(record.payload))
+            elif record.type == RecordType.SNAPSHOT_MARK:
+                self._staged.append(decode_snapshot_mark(record.payload))
             elif record.type != RecordType.SEGMENT_HEADER:
                 raise ValueError(f"record type {record.type} is not known to this version")
             if record.is_batch_end:
@@ -213,17 +290,76 @@ class _Scanner:
         for effect in self._staged:
             if isinstance(effect, HardState):
                 scan.hard_state = effect
-                continue
-            block, position = effect
-            scan.terms.put(block.first_index, block.entry_count, block.term_runs)
-            scan.positions.put(block.first_index, block.entry_count, position)
+            elif isinstance(effect, TruncatedPrefix):
+                self._drop(effect.dropped_through, effect.first_index, effect.previous_term, generation)
+            elif isinstance(effect, SnapshotMark):
+                self._mark(effect, generation)
+            else:
+                self._put(*effect)
         self._staged.clear()
         self._batch_open = False
         scan.batch = record.batch
         scan.chain = record.crc
         scan.end_generation, scan.end_offset = generation, record.end
         scan.batch_start = self._batch_start
-        scan.log_bytes += record.end - self._batch_start
+        scan.ends[generation] = record.end
+
+    def _put(self, block: BlockScan, position: int) -> None:
+        scan = self._scan
+        positions = scan.positions
+        is_empty = positions.next_index == positions.first_index
+        if not self._is_anchored and (is_empty or block.first_index < positions.first_index):
+            # All that is known of the log from here back is in segments that are gone.
+            self._restart(block.first_index - 1, 0)
+        scan.terms.put(block.first_index, block.entry_count, block.term_runs)
+        scan.positions.put(block.first_index, block.entry_count, position)
+
+    def _restart(self, previous_index: LogIndex, previous_term: Term) -> None:
+        self._scan.terms = TermRuns(previous_index, previous_term)
+        self._scan.positions = PositionIndex(previous_index + 1)
+
+    def _mark(self, mark: SnapshotMark, generation: int) -> None:
+        """Let a snapshot stand for the log up to its index. Raises ValueError if it cannot be so."""
+        scan = self._scan
+        if mark.last_index > mark.index:
+            if mark.last_index != scan.terms.last_index:
+                raise ValueError(f"the log ends with {scan.terms.last_index}, not {mark.last_index}")
+            self._drop(mark.dropped_through, mark.index + 1, mark.term, generation)
+            return
+        if self._is_anchored and mark.index < scan.positions.first_index - 1:
+            raise ValueError(f"a snapshot at {mark.index} in a log from {scan.positions.first_index} on")
+        self._check_dropped(mark.dropped_through, generation)
+        self._restart(mark.index, mark.term)
+        self._is_anchored = True
+
+    def _drop(self, through: int, first_index: LogIndex, previous_term: Term, generation: int) -> None:
+        """Let the log begin at `first_index`. Raises ValueError if that is not in what was found."""
+        if not self._is_anchored and through < self._first_generation - 1:
+            # Of an earlier time: more was dropped since, and the record that says so comes later.
+            return
+        self._check_dropped(through, generation)
+        self._anchor(first_index, previous_term)
+        scan = self._scan
+        scan.terms.drop_below(first_index, previous_term)
+        scan.positions.drop_below(first_index)
+        if scan.positions.first_after(through) != first_index:
+            raise ValueError(f"entry {first_index} is in a segment up to {through}, which were dropped")
+
+    def _check_dropped(self, through: int, generation: int) -> None:
+        if through >= generation:
+            raise ValueError(f"segment {generation} says that {through} was dropped")
+        self._scan.dropped_through = max(self._scan.dropped_through, through)
+
+    def _anchor(self, first_index: LogIndex, previous_term: Term) -> None:
+        """Join what was found behind a hole to where a record says that the log begins."""
+        if self._is_anchored:
+            return
+        self._is_anchored = True
+        positions = self._scan.positions
+        if positions.next_index == positions.first_index:
+            self._restart(first_index - 1, previous_term)
+        elif positions.first_index == first_index:
+            self._scan.terms.put_previous(previous_term)
 
     def _judge_rest(self) -> None:
         """Decide what everything behind the last whole batch is: clean, torn or corrupt."""
@@ -285,10 +421,15 @@ def repair_log(disk: Disk, directory: str, scan: LogScan) -> RecoveryReport:
         file.sync_data()
     if scan.batch:
         _rewrite(scan.files[scan.end_generation], scan.batch_start, scan.end_offset)
+    # Only now: the record that allows it may have been in the page cache only.
+    removed = remove_segments(disk, directory, scan.dropped_through)
     return RecoveryReport(
-        entries=scan.terms.last_index,
-        log_bytes=scan.log_bytes,
-        segments=scan.end_generation if scan.batch else 0,
+        first_index=scan.positions.first_index,
+        last_index=scan.terms.last_index,
+        entries=scan.terms.last_index + 1 - scan.positions.first_index,
+        log_bytes=sum(end for generation, end in scan.ends.items() if generation > scan.dropped_through),
+        segments=sum(generation > scan.dropped_through for generation in scan.ends),
+        segments_removed=removed,
         batches=scan.batch,
         torn_bytes=sum(torn.end - torn.start for torn in scan.torn),
         torn_copies=tuple(copies),

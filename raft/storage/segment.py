@@ -22,6 +22,7 @@ import re
 from raft.storage.disk import Disk, File
 
 _NAME = re.compile(r"([0-9a-f]{16})\.segment")
+_NAME_OR_COPY = re.compile(r"([0-9a-f]{16})\.segment(\.torn-[0-9]+)?")
 _TEMPORARY_SUFFIX = ".new"
 TORN_COPIES_MAX = 16
 """Copies of torn tails kept for one segment. The last is replaced when there are more."""
@@ -42,6 +43,24 @@ def remove_leftovers(disk: Disk, directory: str) -> None:
     for name in disk.listdir(directory):
         if name.endswith(_TEMPORARY_SUFFIX):
             disk.unlink(f"{directory}/{name}")
+
+
+def remove_segments(disk: Disk, directory: str, through: int) -> int:
+    """Remove all segments up to the generation `through`, with the copies of what was torn off them.
+
+    Returns how many segments were there. A power cut may bring any of the names back until the directory is
+    synced, in any order; whoever calls this has made sure that none of them is needed.
+    """
+    count = 0
+    matches = [_NAME_OR_COPY.fullmatch(name) for name in disk.listdir(directory)]
+    found = sorted((int(match[1], 16), match[0], match[2]) for match in matches if match)
+    for generation, name, copy_suffix in found:
+        if generation <= through:
+            disk.unlink(f"{directory}/{name}")
+            count += not copy_suffix
+    if count:
+        disk.sync_directory(directory)
+    return count
 
 
 def torn_copy_path(disk: Disk, segment: str) -> str:

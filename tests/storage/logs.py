@@ -6,8 +6,11 @@ import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import pytest
+
+from raft.core.errors import Compacted
 from raft.core.ready import StorageAppend, StorageAppendDone
-from raft.core.types import Entry, EntryKind, HardState
+from raft.core.types import Entry, EntryKind, HardState, Membership, SnapshotMeta
 from raft.storage import Disk, Identity, LogOptions, LogStore, MemoryDisk
 
 IDENTITY = Identity(cluster_id=0xC1, node_id=0xA1, incarnation=0x1234_5678_9ABC_DEF0)
@@ -21,6 +24,8 @@ class Image(NamedTuple):
 
     entries: tuple[Entry, ...]
     hard_state: HardState
+    first_index: int = 1
+    previous_term: int = 0
 
 
 def make_entries(first: int, count: int, term: int = 1, size: int = 10) -> list[Entry]:
@@ -31,11 +36,17 @@ def make_entries(first: int, count: int, term: int = 1, size: int = 10) -> list[
 
 
 def make_append(
-    entries: Sequence[Entry] = (), hard_state: HardState | None = None, *, must_sync: bool = True
+    entries: Sequence[Entry] = (),
+    hard_state: HardState | None = None,
+    *,
+    must_sync: bool = True,
+    snapshot: tuple[int, int] | None = None,
 ) -> StorageAppend:
+    """`snapshot`: (index, term)."""
     last = entries[-1] if entries else None
     done = StorageAppendDone(last.term if last else 0, last.index if last else 0, last.term if last else 0)
-    return StorageAppend(entries, hard_state, must_sync, (), done)
+    meta = SnapshotMeta(*snapshot, Membership()) if snapshot else None
+    return StorageAppend(entries, hard_state, must_sync, (), done, meta)
 
 
 def open_log(disk: Disk, options: LogOptions = SMALL, identity: Identity = IDENTITY) -> LogStore:
@@ -48,14 +59,24 @@ def write(log: LogStore, *appends: StorageAppend) -> None:
         log.publish(append)
 
 
+def compact(log: LogStore, index: int) -> int:
+    first_index = log.compact(index)
+    log.publish_compaction()
+    return first_index
+
+
 def image(log: LogStore) -> Image:
     """Read the whole log, entry by entry and at once: both must agree."""
-    last = log.last_index
-    whole = tuple(log.entries(1, last + 1, 1 << 30)) if last else ()
-    singly = tuple(log.entries(i, i + 1, 1)[0] for i in range(1, last + 1))
-    assert whole == singly
-    assert [log.term(i) for i in range(last + 1)] == [0, *(entry.term for entry in whole)]
-    return Image(whole, log.hard_state)
+    first, last = log.first_index, log.last_index
+    whole = tuple(log.entries(first, last + 1, 1 << 30))
+    singly = tuple(log.entries(i, i + 1, 1)[0] for i in range(first, last + 1))
+    assert whole == singly and len(whole) == last + 1 - first
+    terms = [log.term(i) for i in range(first - 1, last + 1)]
+    assert terms[1:] == [entry.term for entry in whole]
+    for below in (lambda: log.term(first - 2), lambda: log.entries(first - 1, last + 1, 1)):
+        with pytest.raises(Compacted):
+            below()
+    return Image(whole, log.hard_state, first, terms[0])
 
 
 def files(disk: MemoryDisk, directory: str = DIRECTORY) -> dict[str, bytes]:

@@ -171,7 +171,7 @@ def test_the_cache_is_bounded_and_the_rest_is_read_from_disk(disk):
     log = open_log(disk)
     for first in range(1, 200, 7):
         write(log, make_append(make_entries(first, 7)))
-        assert log._cache_bytes == sum(map(entry_bytes, log._cache)) <= SMALL.cache_bytes_max
+        assert log._cache.bytes == sum(map(entry_bytes, log._cache.entries)) <= SMALL.cache_bytes_max
     assert len(segment_names(disk)) > 5
     assert image(log).entries == tuple(make_entries(1, log.last_index))
     write(log, make_append(make_entries(150, 3, term=2)))
