@@ -49,6 +49,7 @@ class Model:
     def __init__(self) -> None:
         self.states: list[State] = [{}, {}]
         """Index is the revision; an empty store is at revision 1."""
+        self.compacted = -1
 
     @property
     def revision(self) -> int:
@@ -61,6 +62,19 @@ class Model:
         if draft.changes:
             self.states.append(draft.now)
         return response
+
+    def compact(self, revision: int) -> int:
+        """Give up what is below `revision`; return the revision. Raises ApiError."""
+        if revision <= self.compacted:
+            raise COMPACTED.error()
+        if revision > self.revision:
+            raise FUTURE_REVISION.error()
+        self.compacted = revision
+        return self.revision
+
+    def kept(self) -> set[tuple[bytes, int]]:
+        """Return (key, revision) of what is left at or below the compact revision, all being removed."""
+        return {(kv.key, kv.mod) for kv in self.states[max(self.compacted, 0)].values()}
 
     def read(self, request: Any) -> Any:
         return Draft(self).run(request)
@@ -126,6 +140,8 @@ class Draft:
     def range(self, request: RangeRequest) -> RangeResponse:
         if request.revision > self.revision:
             raise FUTURE_REVISION.error()
+        if 0 < request.revision < self.model.compacted:
+            raise COMPACTED.error()
         old = 0 < request.revision < self.revision
         state = self.model.states[request.revision] if old else self.now
         found = select(state, request.key, request.range_end)
@@ -177,7 +193,7 @@ class Draft:
             if op.HasField("request_range"):
                 if op.request_range.revision > self.revision:
                     raise FUTURE_REVISION.error()
-                if op.request_range.revision < -1:
+                if op.request_range.revision and op.request_range.revision < self.model.compacted:
                     raise COMPACTED.error()
 
     def txn(self, request: TxnRequest, path: list[bool]) -> TxnResponse:

@@ -9,10 +9,14 @@ from typing import Any, NamedTuple
 
 from kvstore import ApiContext, ApiSettings, GrpcDoor, Store, build_methods
 from kvstore.commands import CommandKind, encode_command
-from kvstore.pb.rpc_pb2 import DeleteRangeRequest, PutRequest
+from kvstore.pb.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest
 from raft import Command
 
-KINDS = {PutRequest: CommandKind.PUT, DeleteRangeRequest: CommandKind.DELETE_RANGE}
+KINDS = {
+    PutRequest: CommandKind.PUT,
+    DeleteRangeRequest: CommandKind.DELETE_RANGE,
+    CompactionRequest: CommandKind.COMPACT,
+}
 
 
 def command_of(request: Any) -> bytes:

@@ -13,6 +13,7 @@ from kvstore import ranges, slices
 from kvstore.errors import ApiError
 from kvstore.keys import HEADER_BYTES, index_key, index_prefix, index_prefix_end, unpack_header
 from kvstore.pb.rpc_pb2 import (
+    CompactionRequest,
     DeleteRangeRequest,
     PutRequest,
     RangeRequest,
@@ -169,14 +170,14 @@ async def test_an_answer_has_a_limit(store: Store, monkeypatch: pytest.MonkeyPat
 
 async def test_compacted_and_future(store: Store) -> None:
     fill(store, *(PutRequest(key=b"a") for _ in range(9)))
-    store._compact_revision = 5  # compaction itself comes later; its bound holds already
+    fill(store, CompactionRequest(revision=5))
     assert (await ask(store, RangeRequest(key=b"a", revision=5))).kvs[0].version == 4
     with pytest.raises(ApiError, match="mvcc: required revision has been compacted"):
         await ask(store, RangeRequest(key=b"a", revision=4))
     with pytest.raises(ApiError, match="mvcc: required revision is a future revision"):
         await ask(store, RangeRequest(key=b"a", revision=11))
     with pytest.raises(ApiError, match="compacted"):
-        await store.hash_revisions(4)
+        await store.hash_revisions(5)
 
 
 async def test_hashes_tell_states_apart(store: Store) -> None:

@@ -12,9 +12,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from kvstore import sweep
 from kvstore.checks import check_txn
 from kvstore.errors import ApiError
-from kvstore.pb.rpc_pb2 import PutResponse, RangeResponse, TxnRequest
+from kvstore.keys import (
+    EVENT,
+    INDEX,
+    INDEX_END,
+    REVISION_BYTES,
+    index_key,
+    key_of_event,
+    pack_revision,
+    unpack_revision,
+)
+from kvstore.pb.rpc_pb2 import CompactionRequest, PutRequest, PutResponse, RangeResponse, TxnRequest
 from kvstore.ranges import fill_response
 from kvstore.slices import run_at_once
 from kvstore.store import Store
@@ -26,7 +37,10 @@ from tests.kvstore.replicas import command_of
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """`log` is the Raft log: what a restarted store is given again from its applied index on."""
+    """`log` is the Raft log: what a restarted store is given again from its applied index on.
+
+    Compacted history is removed in tiny steps between everything else; nothing may show how far it is.
+    """
 
     @initialize()
     def start(self) -> None:
@@ -36,8 +50,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = Model()
         self.store = Store(str(self.root / "0"))
         self.loop = asyncio.new_event_loop()
+        self.slice_events_max = sweep.SLICE_EVENTS_MAX
+        sweep.SLICE_EVENTS_MAX = 3  # so that a removal has a middle
 
     def teardown(self) -> None:
+        sweep.SLICE_EVENTS_MAX = self.slice_events_max
         if hasattr(self, "store"):
             self.store.close()
             self.loop.close()
@@ -60,6 +77,41 @@ class StoreMachine(RuleBasedStateMachine):
             return self.model.write(request)
         except ApiError as error:
             return error
+
+    @rule(back=st.integers(-2, 12))
+    def compact(self, back: int) -> None:
+        """At a revision at, below, or above what there is; and then something in the same group."""
+        revision = self.model.revision - back
+        first = self.log[-1].index + 1 if self.log else 1
+        requests = [CompactionRequest(revision=revision), PutRequest(key=b"a")]
+        group = [Command(first + i, 7, command_of(request)) for i, request in enumerate(requests)]
+        self.log += group
+        compacted, put = self.store.apply(group, group[-1].index)
+        try:
+            expected: Any = self.model.compact(revision)
+        except ApiError as error:
+            expected = error
+        assert_same(compacted, expected)
+        assert_same(outcome(put), self.expect(requests[1]))
+
+    @rule(slices=st.integers(1, 3))
+    def remove_some(self, slices: int) -> None:
+        before = self.hashes()
+        for _ in range(slices):
+            self.store.sweep_slice()
+        assert self.hashes() == before
+
+    @rule()
+    def remove_all(self) -> None:
+        before = self.hashes()
+        while not self.store.is_swept:
+            self.store.sweep_slice()
+        assert self.hashes() == before
+        assert old_records(self.store) == self.model.kept()
+
+    def hashes(self) -> Any:
+        store = self.store
+        return [self.loop.run_until_complete(work) for work in (store.hash_all(), store.hash_revisions(0))]
 
     @rule(request=strategies.ranges())
     def read(self, request: Any) -> None:
@@ -107,7 +159,7 @@ class StoreMachine(RuleBasedStateMachine):
 
         Each command takes effect once, which the hash of the whole history shows.
         """
-        before = self.loop.run_until_complete(self.store.hash_all())
+        before = self.hashes()
         applied_index = self.store.applied_index
         old = self.root / str(self.life)
         self.life += 1
@@ -122,12 +174,29 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.apply([command], command.index)
         if applied_index > self.store.applied_index:
             self.store.apply([], applied_index)
-        assert self.loop.run_until_complete(self.store.hash_all()) == before
+        assert self.hashes() == before
 
     @invariant()
     def same_revision(self) -> None:
         if hasattr(self, "store"):
             assert self.store.revision == self.model.revision
+            assert self.store.compact_revision == self.model.compacted
+
+
+def old_records(store: Store) -> set[tuple[bytes, int]]:
+    """Return (key, revision) of the history at or below the compact revision; both copies must agree."""
+    bound = pack_revision(max(store.compact_revision, 0) + 1, 0)
+    index = {
+        (index_key(record[:-REVISION_BYTES]), unpack_revision(record[-REVISION_BYTES:])[0])
+        for record in store._db.iterator(start=INDEX, stop=INDEX_END, include_value=False)
+        if record[-REVISION_BYTES:] < bound
+    }
+    events = {
+        (key_of_event(event), unpack_revision(record[1:])[0])
+        for record, event in store._db.iterator(start=EVENT, stop=EVENT + bound)
+    }
+    assert index == events
+    return index
 
 
 def outcome(result: object) -> Any:

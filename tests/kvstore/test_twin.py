@@ -7,6 +7,7 @@ differ on purpose; those stand in `test_differs_*`, each with its reason.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from kvstore.pb.rpc_pb2 import (
     AlarmRequest,
+    CompactionRequest,
     Compare,
     DefragmentRequest,
     DeleteRangeRequest,
@@ -259,7 +261,61 @@ def test_members_and_status_and_hashes(pair: Pair) -> None:
         assert ours.header.revision == theirs.header.revision
         assert ours.hash and theirs.hash
     ours, theirs = pair.call("Maintenance/HashKV", HashKVRequest())
-    assert ours.compact_revision == theirs.compact_revision == -1
+    assert ours.compact_revision == theirs.compact_revision
+
+
+def history(pair: Pair) -> int:
+    """Write, overwrite and delete a little; return the revision after it."""
+    for i in range(30):
+        pair.same("KV/Put", PutRequest(key=b"h%d" % (i % 7), value=b"%d" % i))
+        if i % 9 == 8:
+            pair.same("KV/DeleteRange", DeleteRangeRequest(key=b"h2", range_end=b"h5"))
+    revision: int = pair.same("KV/Range", RangeRequest(key=b"h")).header.revision
+    return revision
+
+
+@pytest.mark.parametrize("physical", [False, True])
+def test_compaction(pair: Pair, physical: bool) -> None:
+    """Below, at and above the bound, and with each kind of read; before the first compaction too."""
+    now = history(pair)
+    if not physical:
+        for revision in (-1, 0, 0):
+            pair.same("KV/Compact", CompactionRequest(revision=revision))
+    bounds = (now - 25, now - 25, now - 26, now - 12, now + 5, -3)
+    for bound in bounds:
+        pair.same("KV/Compact", CompactionRequest(revision=bound, physical=physical))
+        for revision in (-1, 0, 1, now - 27, now - 26, now - 25, now - 24, now - 12, now - 11, now, now + 1):
+            for fields in ({}, {"count_only": True}, {"sort_order": 2, "sort_target": 3, "limit": 3}):
+                pair.same("KV/Range", RangeRequest(key=b"h", range_end=b"i", revision=revision, **fields))
+            pair.same("KV/Range", RangeRequest(key=b"h3", revision=revision))
+            pair.same("KV/Txn", TxnRequest(success=[get(b"h1", revision=revision)]))
+            pair.same("KV/Txn", TxnRequest(success=[put(b"h6"), get(b"h1", revision=revision)]))
+            ours, theirs = pair.call("Maintenance/HashKV", HashKVRequest(revision=revision))
+            assert isinstance(ours, Failure) == isinstance(theirs, Failure), (bound, revision)
+            if isinstance(ours, Failure):
+                assert ours[:2] == theirs[:2]
+            else:
+                assert ours.compact_revision == theirs.compact_revision
+    now = history(pair)  # the deleted keys come back, their versions begin anew
+    pair.same("KV/Compact", CompactionRequest(revision=now, physical=physical))
+    assert pair.same("KV/Range", RangeRequest(key=b"h", range_end=b"i", revision=now)).count
+    pair.same("KV/Range", RangeRequest(key=b"h", range_end=b"i", revision=now - 1))
+
+
+def test_random_requests_with_compactions_between(pair: Pair) -> None:
+    random_ = random.Random(6)
+    for _ in range(40):
+        now = history(pair)
+        requests: list[tuple[str, Any]] = [
+            ("KV/Compact", CompactionRequest(revision=now - random_.randrange(-3, 50), physical=bool(i % 2)))
+            for i in range(2)
+        ]
+        for _ in range(4):
+            key, revision = b"h%d" % random_.randrange(7), now - random_.randrange(60)
+            requests.append(("KV/Range", RangeRequest(key=key, revision=revision)))
+            requests.append(("KV/Range", RangeRequest(key=key, range_end=b"\x00", revision=revision)))
+        for request in requests:
+            pair.same(*request)
 
 
 def test_differs_an_unknown_sort_is_refused(pair: Pair) -> None:
