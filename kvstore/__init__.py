@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kvstore.api import ApiContext, ApiSettings, Call, Method, answer, build_methods, publish_member
+    from kvstore.auto_compaction import AutoCompaction, AutoCompactor
     from kvstore.commands import CommandKind, encode_command
     from kvstore.door import GrpcDoor, GrpcDoorSettings
     from kvstore.errors import ApiError, Code, StateCorrupt, StateError, StateFailed, StateFormatUnknown
@@ -24,6 +25,8 @@ __all__ = [
     "ApiContext",
     "ApiError",
     "ApiSettings",
+    "AutoCompaction",
+    "AutoCompactor",
     "Call",
     "Code",
     "CommandKind",
@@ -55,6 +58,7 @@ if not TYPE_CHECKING:
             "build_methods",
             "publish_member",
         ),
+        "kvstore.auto_compaction": ("AutoCompaction", "AutoCompactor"),
         "kvstore.commands": ("CommandKind", "encode_command"),
         "kvstore.door": ("GrpcDoor", "GrpcDoorSettings"),
         "kvstore.errors": (

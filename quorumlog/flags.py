@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
+from kvstore import AutoCompaction
 from raft import NO_NODE, ConfigError, InitialMember, NodeId, address_of
 
 ENV_PREFIX: Final = "QUORUMLOG_"
@@ -26,6 +28,9 @@ HEARTBEAT_INTERVAL_MS_MIN: Final = 10
 REQUEST_BYTES_MAX: Final = 60 * 1024 * 1024
 """An entry of the log has 64 MiB at most."""
 NAME_CHARS_MAX: Final = 255
+
+_DURATION_PARTS: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s)", re.ASCII)
+_UNITS_S: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 class Option(NamedTuple):
@@ -64,6 +69,18 @@ OPTIONS: Final = (
     Option("election-timeout", "1000", "milliseconds without a leader before an election", "MS"),
     Option("max-request-bytes", "1572864", "largest request of a client", "BYTES"),
     Option("max-txn-ops", "128", "most operations in a transaction", "COUNT"),
+    Option(
+        "auto-compaction-mode",
+        "periodic",
+        "what --auto-compaction-retention counts: time (periodic) or revisions (revision)",
+        "MODE",
+    ),
+    Option(
+        "auto-compaction-retention",
+        "0",
+        "history to keep: hours or a duration like 90m, or a number of revisions; 0 keeps all",
+        "AMOUNT",
+    ),
     Option("log-level", "info", "one of " + ", ".join(LOG_LEVELS), "LEVEL"),
     Option("insecure", "false", "listen beyond loopback although there is no TLS yet", is_switch=True),
 )
@@ -89,6 +106,8 @@ class ServeConfig:
     election_timeout_ms: int
     max_request_bytes: int
     max_txn_ops: int
+    auto_compaction: AutoCompaction | None
+    """None: history is given up only when somebody asks for it."""
     log_level: str
 
 
@@ -204,6 +223,7 @@ class _Check:
             )
         request_bytes = self._number("max-request-bytes", 1, REQUEST_BYTES_MAX)
         txn_ops = self._number("max-txn-ops", 1, 1 << 20)
+        auto_compaction = self._auto_compaction()
         if values["log-level"] not in LOG_LEVELS:
             faults.append(f"--log-level {values['log-level']!r}: one of {', '.join(LOG_LEVELS)}")
         members = self._members(name, advertise_peer)
@@ -223,6 +243,7 @@ class _Check:
             election_timeout_ms=election_ms,
             max_request_bytes=request_bytes,
             max_txn_ops=txn_ops,
+            auto_compaction=auto_compaction,
             log_level=values["log-level"],
         )
 
@@ -239,6 +260,26 @@ class _Check:
             self._faults.append(f"--{name} {text!r}: a whole number from {low} to {high}")
             return 0
         return int(text)
+
+    def _auto_compaction(self) -> AutoCompaction | None:
+        name = self._values["auto-compaction-mode"]
+        mode: Literal["periodic", "revision"] = "revision" if name == "revision" else "periodic"
+        text = self._values["auto-compaction-retention"]
+        if mode != name:
+            self._faults.append(f"--auto-compaction-mode {name!r}: periodic or revision")
+            return None
+        if text.isascii() and text.isdigit() and len(text) < 19:
+            amount = int(text) if mode == "revision" else int(text) * 3600
+            return AutoCompaction(mode, amount) if amount else None
+        parts = _DURATION_PARTS.findall(text)
+        seconds = int(sum(float(number) * _UNITS_S[unit] for number, unit in parts))
+        if mode == "revision" or not parts or "".join(map("".join, parts)) != text or seconds < 1:
+            wanted = (
+                "a number of revisions" if mode == "revision" else "hours, or a duration like 90m or 1h30m"
+            )
+            self._faults.append(f"--auto-compaction-retention {text!r}: {wanted}; 0 keeps all")
+            return None
+        return AutoCompaction(mode, seconds)
 
     def _urls(self, what: str, text: str) -> tuple[str, ...]:
         """Return URLs in the one form http://host:port, as they go into ids and comparisons."""

@@ -32,6 +32,7 @@ import uvloop
 from kvstore import (
     ApiContext,
     ApiSettings,
+    AutoCompactor,
     GrpcDoor,
     GrpcDoorSettings,
     StateError,
@@ -185,7 +186,18 @@ class _Server:
         node = await Node.start(_node_config(config, directory), store, directory=directory)
         stack.push_async_callback(node.stop)
         self._watch(stack, node.wait_stopped(), "node")
+        store.start()
         context = await self._open_door(stack, node, store, directory.members)
+        if config.auto_compaction is not None:
+            compactor = AutoCompactor(
+                config.auto_compaction,
+                node,
+                lambda: store.revision,
+                now_s=loop.time,
+                sleep=asyncio.sleep,
+                timeout_s=context.settings.request_timeout_s,
+            )
+            self._watch(stack, compactor.run(), "auto-compaction")
         logger.info(
             "member %x (%s) of cluster %x listens for clients on %s, for members on %s",
             directory.identity.node_id,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kvstore import AutoCompaction
 from quorumlog.flags import OPTIONS, ServeConfig, add_options, cluster_id, load, member_id
 from raft import ConfigError
 
@@ -123,6 +124,14 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         (["--config-file", "/nonexistent.toml"], "No such file"),
         (["--max-request-bytes", "99999999"], "--max-request-bytes"),
         (["--max-txn-ops", "-1"], "--max-txn-ops"),
+        (["--auto-compaction-mode", "daily"], "--auto-compaction-mode 'daily': periodic or revision"),
+        (["--auto-compaction-retention", "soon"], "--auto-compaction-retention 'soon': hours, or"),
+        (["--auto-compaction-retention", "-1"], "--auto-compaction-retention '-1'"),
+        (["--auto-compaction-retention", "10ms"], "--auto-compaction-retention '10ms'"),
+        (
+            ["--auto-compaction-mode", "revision", "--auto-compaction-retention", "1h"],
+            "--auto-compaction-retention '1h': a number of revisions",
+        ),
     ],
 )
 def test_a_fault_says_which_setting(args: list[str], text: str) -> None:
@@ -135,6 +144,22 @@ def test_other_addresses_are_taken_if_that_is_asked_for() -> None:
         *("--advertise-client-urls", "http://db1.example.org:2379"),
     )
     assert config.advertise_client_urls == ("http://db1.example.org:2379",)
+
+
+@pytest.mark.parametrize(
+    ("mode", "retention", "expected"),
+    [
+        ("periodic", "0", None),
+        ("revision", "0", None),
+        ("periodic", "2", AutoCompaction("periodic", 7200)),
+        ("periodic", "1h30m", AutoCompaction("periodic", 5400)),
+        ("periodic", "1.5m", AutoCompaction("periodic", 90)),
+        ("revision", "1000", AutoCompaction("revision", 1000)),
+    ],
+)
+def test_auto_compaction(mode: str, retention: str, expected: AutoCompaction | None) -> None:
+    args = ("--auto-compaction-mode", mode, "--auto-compaction-retention", retention)
+    assert settings(*args).auto_compaction == expected
 
 
 def test_a_member_may_have_several_urls() -> None:
