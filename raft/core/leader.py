@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from raft.core.config import Config
-from raft.core.errors import Compacted, InvariantViolation
+from raft.core.errors import Compacted
 from raft.core.inflights import Inflights
 from raft.core.log import RaftLog
 from raft.core.messages import (
@@ -73,6 +73,7 @@ class Leadership:
         "noop_index",
         "progress",
         "reads",
+        "snapshots_wanted",
         "uncommitted_bytes",
         "wants_pump",
     )
@@ -102,6 +103,8 @@ class Leadership:
             own.match_index = log.stable_index
             own.next_index = log.last_index + 1
         self.reads = ReadRounds()
+        self.snapshots_wanted: list[NodeId] = []
+        """Members that the log no longer reaches, since the last Ready."""
         self.uncommitted_bytes = 0
         self._pending: deque[tuple[LogIndex, int]] = deque()
         self._tickets: dict[tuple[NodeId, int], SeenTickets] = {}
@@ -166,8 +169,10 @@ class Leadership:
             entries = (
                 () if full else log.entries(prev_index + 1, log.last_index + 1, self._config.append_bytes_max)
             )
-        except Compacted as error:
-            raise InvariantViolation(f"follower {member:x} needs index {prev_index}: {error}") from error
+        except Compacted:
+            progress.become_snapshot()
+            self.snapshots_wanted.append(member)
+            return False
         if not entries and not even_if_empty and not progress.can_send_commit(log.commit_index):
             return False
         self._send(
@@ -191,6 +196,9 @@ class Leadership:
         progress.is_active = True
         log = self._log
         if not reply.rejected:
+            if progress.flow is Flow.SNAPSHOT and reply.match_index + 1 >= log.first_index:
+                # The snapshot is in, or was not needed: the log reaches it again (etcd PR 10308).
+                progress.become_probe()
             # Nobody can have what we never had: such an answer is not to be believed.
             if reply.match_index <= log.last_index and progress.accepted(reply.match_index):
                 self.wants_pump = True
@@ -200,6 +208,14 @@ class Leadership:
             probe_index = log.find_conflict_by_term(probe_index, reply.hint_term).index
         if progress.refused(reply.reject_index, probe_index):
             self._send_append(reply.sender, even_if_empty=True)
+            self.wants_pump = True
+
+    def snapshot_finished(self, member: NodeId) -> None:
+        """The sending of a snapshot has ended. Whether it is installed, the next probe finds out; if
+        not, that probe finds again that the log does not reach, and wants another."""
+        progress = self.progress.get(member)
+        if progress is not None and progress.flow is Flow.SNAPSHOT:
+            progress.become_probe()
             self.wants_pump = True
 
     def own_stable(self) -> None:

@@ -11,6 +11,9 @@ leaves `unstable` when the write that holds exactly it (index *and* term, asked 
 is reported durable. Entries are applied only when stable *here*, though the leader may commit by
 others' disks alone (dissertation 10.2.1; trap 32).
 
+A snapshot that is being put in place of the log (`restore`) hides all that the reader has: the log
+begins after it, though the reader learns that only when the log writer is done.
+
 Invariants: applied <= applying <= commit_index <= last_index; applying < offset;
 offset <= in_progress <= last_index + 1; terms never fall from one entry to the next.
 """
@@ -38,6 +41,7 @@ class RaftLog:
     __slots__ = (
         "_offset",
         "_reader",
+        "_restoring",
         "_unstable",
         "applied_index",
         "applying_index",
@@ -49,6 +53,8 @@ class RaftLog:
         self._reader = reader
         self._offset: LogIndex = reader.last_index + 1
         self._unstable: list[Entry] = []
+        self._restoring: LogPosition | None = None
+        """Last position of the snapshot that is being put in place."""
         self.in_progress: LogIndex = self._offset
         """First index not yet handed to the log writer."""
         # The stored commit index is a hint and may be older than what was applied (trap 17).
@@ -63,6 +69,8 @@ class RaftLog:
 
     @property
     def first_index(self) -> LogIndex:
+        if self._restoring is not None:
+            return self._restoring.index + 1
         return self._reader.first_index
 
     @property
@@ -82,6 +90,10 @@ class RaftLog:
     def term(self, index: LogIndex) -> Term:
         """Return the term at `index`. Raises Compacted or Unavailable."""
         if index < self._offset:
+            if self._restoring is not None:
+                if index == self._restoring.index:
+                    return self._restoring.term
+                raise Compacted(f"index {index} is before the snapshot at {self._restoring.index}")
             return self._reader.term(index)
         try:
             return self._unstable[index - self._offset].term
@@ -103,6 +115,8 @@ class RaftLog:
             raise Unavailable(f"index {high - 1} is after the last, {self.last_index}")
         found: list[Entry] = []
         if low < self._offset:
+            if self._restoring is not None:
+                raise Compacted(f"index {low} is before the snapshot at {self._restoring.index}")
             stable_high = min(high, self._offset)
             found.extend(self._reader.entries(low, stable_high, bytes_max))
             if len(found) < stable_high - low:
@@ -234,6 +248,29 @@ class RaftLog:
     def applicable_index(self) -> LogIndex:
         """Last index that may be applied: committed, and stable here."""
         return min(self.commit_index, self.stable_index)
+
+    def restore(self, index: LogIndex, term: Term) -> None:
+        """Put a snapshot that ends at (index, term) in place of the whole log. What is on its way to the
+        log writer or the state machine is finished first, and reported as ever."""
+        if index <= self.commit_index:
+            raise InvariantViolation(f"a snapshot at {index} would take back committed {self.commit_index}")
+        self._restoring = LogPosition(term, index)
+        self._unstable = []
+        self._offset = self.in_progress = index + 1
+        self.commit_index = self.applying_index = index
+
+    def restored(self, index: LogIndex) -> None:
+        """The snapshot at `index` is in place: the reader begins after it, the state machine is at it."""
+        if self._restoring is None or self._restoring.index != index:
+            raise InvariantViolation(
+                f"a snapshot at {index} was put in place, asked for was {self._restoring}"
+            )
+        self._restoring = None
+        self.applied_index = index
+
+    @property
+    def is_restoring(self) -> bool:
+        return self._restoring is not None
 
     def applied_to(self, index: LogIndex) -> None:
         if not self.applied_index <= index <= self.applying_index:

@@ -29,6 +29,7 @@ from raft.core.types import (
     LogReader,
     Membership,
     NodeId,
+    SnapshotMeta,
     Term,
     entries_bytes,
 )
@@ -119,6 +120,7 @@ class Machine:
         self._replies: list[Message] = []
         self._read_states: list[ReadState] = []
         self._dropped: list[DroppedProposal] = []
+        self._snapshot: SnapshotMeta | None = None
         # What the last Ready took
         self._last_soft_state = SoftState(Role.FOLLOWER, NO_NODE, hard_state.term)
         self._last_hard_state = HardState(self.term, self.voted_for, self.log.commit_index)

@@ -4,12 +4,14 @@
                reply. Every follower begins here, and falls back here when an append is refused
                or its stream breaks.
     REPLICATE  position known: appends go out without waiting, as far as the window allows.
-    SNAPSHOT   the log it needs is gone: nothing is sent until the snapshot is there.
+    SNAPSHOT   the log it needs is gone: the shell sends a snapshot, and nothing else goes out until it
+               has ended, one way or the other, or the peer is seen to have caught up without it.
 
         PROBE --accepted--> REPLICATE --refused, unreachable--> PROBE
+        any --compacted--> SNAPSHOT --finished, failed, caught up--> PROBE
 
 The design is etcd/raft's `tracker.Progress`; there, the transitions are strewn about, and its own
-comment regrets it. Here they are the three `become_*` below.
+comment regrets it. Here they are the `become_*` below.
 """
 
 from __future__ import annotations
@@ -63,6 +65,10 @@ class Progress:
         self.flow = Flow.REPLICATE
         self.next_index = self.match_index + 1
         self.paused = False
+        self.inflights.reset()
+
+    def become_snapshot(self) -> None:
+        self.flow = Flow.SNAPSHOT
         self.inflights.reset()
 
     @property

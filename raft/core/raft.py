@@ -25,7 +25,7 @@ What is durable before what (paper Figure 2, dissertation 10.2.1):
 At a crash everything but the log and HardState is lost, and nothing else is needed: `commit_index`
 is found again by the next leader's first entry, reads and proposals are asked again by their clients.
 
-NB: TimeoutNow, InstallSnapshot and membership entries have their types in `messages.py`, and are
+NB: TimeoutNow and membership entries have their types in `messages.py`, and are
 not stepped here yet: such messages are dropped like every other that fits no role.
 """
 
@@ -73,6 +73,7 @@ from raft.core.types import (
     LogReader,
     Membership,
     NodeId,
+    SnapshotMeta,
     entries_bytes,
 )
 
@@ -428,6 +429,44 @@ class Raft(Machine):
         if self._leadership is not None:
             self._leadership.unreachable(node_id)
 
+    # Snapshots
+
+    def offer_snapshot(self, meta: SnapshotMeta) -> bool:
+        """A snapshot of committed state through `meta.index` has come in, checked and durable. Return
+        whether it is to be put in place: if not, it is of no use and may be thrown away.
+
+        What it holds is committed, whoever sent it and in whatever term (paper section 7). One that is
+        not newer than what is committed here must not roll anything back; and where the log holds the
+        snapshot's last entry it is the log that is kept (trap 45).
+        """
+        if meta.index <= self.log.commit_index:
+            return False
+        if meta.term > self.term:
+            self.become_follower(meta.term, NO_NODE)
+        if self.log.matches(meta.index, meta.term):
+            self.log.commit_to(meta.index)
+            if self._leadership is not None:
+                self._leadership.committed()
+            return False
+        if self.role is Role.LEADER:
+            raise InvariantViolation(
+                f"leader of term {self.term} lacks committed entry {meta.index} of term {meta.term}"
+            )
+        self.log.restore(meta.index, meta.term)
+        self._snapshot = meta
+        if self.leader != NO_NODE:
+            self._reply_append(match_index=meta.index)
+        return True
+
+    def snapshot_installed(self, meta: SnapshotMeta) -> None:
+        """The snapshot that an append named is in place, in the state machine and in the log."""
+        self.log.restored(meta.index)
+
+    def snapshot_finished(self, node_id: NodeId) -> None:
+        """Sending a snapshot to `node_id` has ended, well or not. See `ready.py`, 7."""
+        if self._leadership is not None:
+            self._leadership.snapshot_finished(node_id)
+
     # Ready
 
     def has_ready(self) -> bool:
@@ -438,6 +477,7 @@ class Raft(Machine):
             or self.log.has_unstable
             or self._read_states
             or self._dropped
+            or self._snapshot is not None
             or (self._leadership is not None and self._leadership.wants_pump)
             or self._last_soft_state != (self.role, self.leader, self.term)
             or self._last_hard_state[:2] != (self.term, self.voted_for)
@@ -467,17 +507,20 @@ class Raft(Machine):
         if soft_state != self._last_soft_state:
             self._last_soft_state = ready.soft_state = soft_state
         self._messages, self._read_states, self._dropped = [], [], []
+        if self._leadership is not None:
+            ready.snapshots_wanted, self._leadership.snapshots_wanted = self._leadership.snapshots_wanted, []
         return ready
 
     def _take_append(self) -> StorageAppend | None:
         entries = self.log.take_unstable()
         hard_state = HardState(self.term, self.voted_for, self.log.commit_index)
         vote_changed = hard_state[:2] != self._last_hard_state[:2]
-        if not (entries or vote_changed or self._replies):
+        snapshot, self._snapshot = self._snapshot, None
+        if not (entries or vote_changed or self._replies or snapshot):
             # A commit index alone is not worth a write: it rides along with the next.
             return None
         replies, self._replies = self._replies, []
-        writes = bool(entries) or vote_changed
+        writes = bool(entries) or vote_changed or snapshot is not None
         if writes:
             self._last_hard_state = hard_state
         last = self.log.last_unstable
@@ -487,6 +530,7 @@ class Raft(Machine):
             must_sync=writes,
             replies=replies,
             done=StorageAppendDone(self.term, last.index if last else 0, last.term if last else 0),
+            snapshot=snapshot,
         )
 
     def _take_apply(self) -> StorageApply | None:

@@ -13,6 +13,13 @@ The shell runs this loop, and nothing else in it is about Raft:
     5. Queue ready.apply for the state machine, in order, and call core.apply_done(last index)
        when it is done. Entries handed out here are already durable on this node.
     6. Serve ready.reads once the state machine has applied their index.
+    7. Send a snapshot of the state machine to each of ready.snapshots_wanted, and call
+       core.snapshot_finished(member) when that has ended, well or not; after a failure not before a pause,
+       since the member is probed at once and wanted again.
+    8. A snapshot that has come in whole is offered: core.offer_snapshot(meta). If that returns True, a
+       later `ready.append` names it. Then let the state machine finish what it was given and put the
+       snapshot in its place; then have the log writer do the append; then publish,
+       core.snapshot_installed(meta), core.append_done, and the replies.
 
 There is no order between 4 and 5 (etcd doc.go, "Usage with Asynchronous Storage Writes"). The
 leader's appends are in `messages` and so leave while its own disk writes (dissertation 10.2.1);
@@ -121,3 +128,5 @@ class Ready:
     apply: StorageApply | None = None
     reads: list[ReadState] = field(default_factory=list)
     dropped: list[DroppedProposal] = field(default_factory=list)
+    snapshots_wanted: list[NodeId] = field(default_factory=list)
+    """Members that the log no longer reaches: send each a snapshot."""
