@@ -79,7 +79,7 @@ from raft.storage.record import (
     encode_truncated_prefix,
     identity_seed,
 )
-from raft.storage.recovery import LogScan, RecoveryReport, check_high_water, close_files, repair_log, scan_log
+from raft.storage.recovery import LogScan, RecoveryReport, check_complete, close_files, repair_log, scan_log
 from raft.storage.segment import SegmentMaker, remove_segments, segment_path
 
 __all__ = ["BATCH_BYTES_MAX", "LogOptions", "LogStore"]
@@ -178,7 +178,7 @@ class LogStore:
             high_water.close()
             raise
         try:
-            check_high_water(scan, high_water.mark, directory, high_water.path)
+            check_complete(scan, high_water.mark, directory, high_water.path)
             report = repair_log(disk, directory, scan)
             state = scan.hard_state
             # Also when nothing changed: after a failed sync the file may be right in the page cache only.

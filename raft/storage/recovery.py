@@ -131,6 +131,8 @@ class LogScan:
     batch_start: int = 0
     """Where the last batch starts, in the same segment."""
     torn: list[Torn] = field(default_factory=list)
+    missing: MissingSegment | None = None
+    """Set if the log begins behind segment 1 and nothing proves that it may."""
 
 
 def scan_log(disk: Disk, directory: str, identity: Identity) -> LogScan:
@@ -193,7 +195,7 @@ class _Scanner:
                 break
         self._judge_rest()
         if not self._is_anchored:
-            raise self._missing()
+            scan.missing = self._missing()
 
     def _missing(self) -> MissingSegment:
         first = self._path(self._first_generation)
@@ -389,8 +391,9 @@ class _Scanner:
                 scan.torn.append(Torn(generation, start, end))
 
 
-def check_high_water(scan: LogScan, mark: Mark, directory: str, high_water_path: str) -> None:
-    """Raise LostDurableData if the log ends below what the high-water file knows was durable."""
+def check_complete(scan: LogScan, mark: Mark, directory: str, high_water_path: str) -> None:
+    """Raise LostDurableData if the log ends below what the high-water file knows was durable, and
+    MissingSegment if it does not begin where it should."""
     state = scan.hard_state
     paths = (segment_path(directory, scan.end_generation), high_water_path)
     if scan.batch < mark.batch:
@@ -402,6 +405,9 @@ def check_high_water(scan: LogScan, mark: Mark, directory: str, high_water_path:
             paths,
             f"in term {mark.term} the log has the vote {state.voted_for:x}, {mark.voted_for:x} was durable",
         )
+    # Last: if it is the proof that was lost, then no file is missing that could be put back.
+    if scan.missing is not None:
+        raise scan.missing
 
 
 def repair_log(disk: Disk, directory: str, scan: LogScan) -> RecoveryReport:
