@@ -171,6 +171,11 @@ class SimNode:
     def _later(self, delay: Time, action: Callable[..., None], *arguments: Any) -> None:
         self.world.clock.call_later(delay, self._if_alive, self.life, action, arguments)
 
+    def _delay(self, delay_max: Time) -> Time:
+        """Draw how long disk or state machine take. In calm weather neither is slow: a node that replays
+        its whole log, one entry in three ticks, would fail the liveness phase and prove nothing."""
+        return self._random.randrange((min(delay_max, TICK // 20) if self.world.calm else delay_max) + 1)
+
     def _if_alive(self, life: int, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         if life != self.life:
             return
@@ -309,7 +314,7 @@ class SimNode:
         """Take all that is queued as one write: group commit."""
         batch, self._appends = self._appends, []
         self._writing = True
-        delay = self._random.randrange(self.world.profile.write_delay_max + 1) * self.slow_disk_factor
+        delay = self._delay(self.world.profile.write_delay_max) * self.slow_disk_factor
         before = self._random.randrange(delay + 1)
         self._later(before, self._write, batch, delay - before)
 
@@ -361,7 +366,7 @@ class SimNode:
 
     def _begin_apply(self) -> None:
         self._applying = True
-        self._later(self._random.randrange(self.world.profile.apply_delay_max + 1), self._apply)
+        self._later(self._delay(self.world.profile.apply_delay_max), self._apply)
 
     def _apply(self) -> None:
         entries = self._applies.popleft().entries
