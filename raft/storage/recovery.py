@@ -324,6 +324,8 @@ class _Scanner:
         """Let a snapshot stand for the log up to its index. Raises ValueError if it cannot be so."""
         scan = self._scan
         if mark.last_index > mark.index:
+            if self._is_outdated(mark.dropped_through):
+                return
             if mark.last_index != scan.terms.last_index:
                 raise ValueError(f"the log ends with {scan.terms.last_index}, not {mark.last_index}")
             self._drop(mark.dropped_through, mark.index + 1, mark.term, generation)
@@ -336,8 +338,7 @@ class _Scanner:
 
     def _drop(self, through: int, first_index: LogIndex, previous_term: Term, generation: int) -> None:
         """Let the log begin at `first_index`. Raises ValueError if that is not in what was found."""
-        if not self._is_anchored and through < self._first_generation - 1:
-            # Of an earlier time: more was dropped since, and the record that says so comes later.
+        if self._is_outdated(through):
             return
         self._check_dropped(through, generation)
         self._anchor(first_index, previous_term)
@@ -346,6 +347,11 @@ class _Scanner:
         scan.positions.drop_below(first_index)
         if scan.positions.first_after(through) != first_index:
             raise ValueError(f"entry {first_index} is in a segment up to {through}, which were dropped")
+
+    def _is_outdated(self, through: int) -> bool:
+        """Whether more was dropped since a record that drops up to `through`: the one that says so comes
+        later, and what this one speaks of is not there to be compared with."""
+        return not self._is_anchored and through < self._first_generation - 1
 
     def _check_dropped(self, through: int, generation: int) -> None:
         if through >= generation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -27,7 +28,9 @@ class LogModel(RuleBasedStateMachine):
         self.disk = MemoryDisk()
         self.log = open_log(self.disk, OPTIONS)
         self.entries: list[Entry] = []
+        """Entry i stands at i - 1; those below `first` are only remembered here."""
         self.term, self.vote, self.commit = 1, 0, 0
+        self.first, self.previous_term = 1, 0
 
     def draw_appends(self, data: st.DataObject):
         """Appends as a core would ask for them, and the model after them."""
@@ -66,7 +69,8 @@ class LogModel(RuleBasedStateMachine):
             before = (self.entries, self.term, self.vote)
             self.restart(data.draw(st.none() | st.integers(0, 99)))
             state = self.log.hard_state
-            found = (list(image(self.log).entries), state.term, state.voted_for)
+            kept = self.entries[: self.first - 1] + list(image(self.log).entries)
+            found = (kept, state.term, state.voted_for)
             # A log that was never written to has the term 0.
             found = (found[0], max(found[1], 1), found[2])
             assert found in (before, (entries, term, vote))
@@ -79,7 +83,7 @@ class LogModel(RuleBasedStateMachine):
 
     @rule(by=st.integers(0, 5))
     def commit_more(self, by: int) -> None:
-        self.commit = min(self.commit + by, len(self.entries))
+        self.commit = max(self.commit, min(self.commit + by, len(self.entries)))
         state = HardState(self.term, self.vote, self.commit)
         if self.log.last_batch:
             self.log.write([make_append((), state, must_sync=False)])
@@ -104,9 +108,89 @@ class LogModel(RuleBasedStateMachine):
         if self.log.last_batch:
             assert self.log.hard_state.commit_index <= self.commit
 
+    def found_first(self) -> int:
+        """Take over how far the log was compacted: only whole segments go, and which, is its own matter."""
+        first = self.log.first_index
+        assert self.first <= first <= self.commit + 1
+        if first > self.first:
+            self.previous_term = self.entries[first - 2].term
+        self.first = first
+        return first
+
+    @rule(data=st.data())
+    def compact(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.entries) + 2))
+        kept = self.log.compact(index)
+        self.log.publish_compaction()
+        assert self.found_first() == kept <= max(index, self.first - 1) + 1
+        if data.draw(st.booleans()):
+            self.log.discard_dropped()
+
+    @rule(data=st.data(), skip=st.integers(0, 8))
+    def compact_with_a_fault(self, data: st.DataObject, skip: int) -> None:
+        self.disk.fail_next("any", skip=skip)
+        try:
+            self.log.compact(len(self.entries))
+        except StorageError:
+            pass
+        else:
+            self.log.publish_compaction()
+            self.found_first()
+        self.restart(data.draw(st.none() | st.integers(0, 99)))
+        self.found_first()
+
+    def draw_snapshot(self, data: st.DataObject):
+        """A snapshot as a leader may send one: nothing that was committed here is otherwise there."""
+        index = data.draw(st.integers(max(self.first - 1, 1), len(self.entries) + 5))
+        known = index <= len(self.entries) and self.term_at(index)
+        if index <= self.commit or (known and data.draw(st.booleans())):
+            term = self.term_at(index)
+        else:
+            term = max(self.term, self.entries[-1].term if self.entries else 1) + 1
+        is_held = known == term
+        entries = self.entries if is_held else make_entries(1, index, term)
+        raised = max(self.term, term)
+        vote = self.vote if raised == self.term else 0
+        state = HardState(raised, vote, max(self.commit, index))
+        return make_append((), state, snapshot=(index, term)), (entries, raised, vote, index + 1, term)
+
+    def term_at(self, index: int) -> int:
+        return self.previous_term if index == self.first - 1 else self.entries[index - 1].term
+
+    def take_snapshot(self, after) -> None:
+        self.entries, self.term, self.vote, self.first, self.previous_term = after
+        self.commit = max(self.commit, self.first - 1)
+
+    @rule(data=st.data())
+    def snapshot(self, data: st.DataObject) -> None:
+        append, after = self.draw_snapshot(data)
+        self.log.write([append])
+        self.log.publish(append)
+        self.take_snapshot(after)
+
+    @rule(data=st.data(), skip=st.integers(0, 8))
+    def snapshot_with_a_fault(self, data: st.DataObject, skip: int) -> None:
+        append, after = self.draw_snapshot(data)
+        self.disk.fail_next("any", skip=skip)
+        try:
+            self.log.write([append])
+        except StorageError:
+            self.restart(data.draw(st.none() | st.integers(0, 99)))
+            term = self.log.hard_state.term
+            found = (list(image(self.log).entries), max(term, 1), self.log.first_index)
+            entries, raised, _, first, _ = after
+            if found == (entries[first - 1 :], raised, first):
+                self.take_snapshot(after)
+            else:
+                assert found == (self.entries[self.first - 1 :], self.term, self.first)
+        else:
+            self.log.publish(append)
+            self.take_snapshot(after)
+            self.restart(None)
+
     @rule(data=st.data())
     def read(self, data: st.DataObject) -> None:
-        low = data.draw(st.integers(1, len(self.entries) + 1))
+        low = data.draw(st.integers(self.first, len(self.entries) + 1))
         high = data.draw(st.integers(low, len(self.entries) + 1))
         assert list(self.log.entries(low, high, 1 << 30)) == self.entries[low - 1 : high - 1]
 
@@ -114,11 +198,17 @@ class LogModel(RuleBasedStateMachine):
     def agrees(self) -> None:
         if not hasattr(self, "log"):
             return
+        assert self.log.first_index == self.first
         assert self.log.last_index == len(self.entries)
+        assert self.log.term(self.first - 1) == self.previous_term
+        spans = self.log.segments()
+        if spans:
+            assert (spans[0].first_index, spans[-1].last_index) == (self.first, len(self.entries))
+            assert all(a.last_index + 1 == b.first_index for a, b in pairwise(spans))
         state = self.log.hard_state
         assert (max(state.term, 1), state.voted_for) == (self.term, self.vote)
         assert state.commit_index <= self.commit <= len(self.entries)
-        if self.entries:
+        if len(self.entries) >= self.first:
             assert self.log.term(self.log.last_index) == self.entries[-1].term
 
 

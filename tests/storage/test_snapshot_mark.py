@@ -174,6 +174,18 @@ def test_compaction_after_a_snapshot_and_a_snapshot_after_compaction(disk):
     assert image(open_log(disk)) == image(log) == Image((), HardState(9, 0, 500), 501, 8)
 
 
+def test_a_mark_that_kept_a_suffix_is_outdated_when_that_is_dropped_too(disk):
+    """The mark lies in a segment that is kept, and speaks of entries in segments that are gone."""
+    log = filled(disk)
+    write(log, make_append((), HardState(2, 0, 60), snapshot=(20, 2)))
+    marked = log._generation
+    for first in range(61, 120, 5):
+        write(log, make_append(make_entries(first, 5, 2, 40), HardState(2, 0, first)))
+    first = compact(log, next(s.last_index for s in log.segments() if s.generation == marked - 1))
+    assert log.segments()[0].generation == marked and first > 21
+    assert image(open_log(disk)) == image(log)
+
+
 def test_a_publish_out_of_order_is_a_defect(disk):
     log = filled(disk, commit=60)
     append = make_append((), snapshot=(90, 4))
