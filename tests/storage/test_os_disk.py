@@ -130,6 +130,81 @@ def test_reading_while_the_writer_writes(tmp_path: Path):
     log.close()
 
 
+def test_compaction_while_others_read_and_write(tmp_path: Path):
+    """The writer drops segments and makes new ones; the reader goes on in files without a name until it is
+    told, and none of them stays open."""
+    log = LogStore.open(OsDisk(), f"{tmp_path}/log", IDENTITY, SMALL)
+    before = len(os.listdir("/proc/self/fd"))
+    dice = random.Random(2)
+    with ThreadPoolExecutor(1) as writer:
+        for round_number in range(120):
+            first = log.last_index + 1
+            if round_number % 30 == 29:
+                state = HardState(1, 0, first + 20)
+                append = make_append((), state, snapshot=(first + dice.choice((-5, 20)), 1))
+            else:
+                append = make_append(make_entries(first, 6, size=60), HardState(1, 0, first))
+            write_done = writer.submit(log.write, [append])
+            compact_done = writer.submit(log.compact, first - 20)
+            while not (write_done.done() and compact_done.done()):
+                low = dice.randint(log.first_index, first)
+                assert list(log.entries(low, first, 1 << 20)) == make_entries(low, first - low, size=60)
+            write_done.result()
+            kept = compact_done.result()
+            log.publish(append)
+            log.publish_compaction()
+            assert log.first_index == kept
+            writer.submit(log.note_high_water).result()
+        while writer.submit(log.discard_dropped).result():
+            pass
+    assert kept > 500
+    assert len(os.listdir(tmp_path / "log")) < 10
+    assert len(os.listdir("/proc/self/fd")) < before + 8
+    expected = image(log)
+    log.close()
+    again = LogStore.open(OsDisk(), f"{tmp_path}/log", IDENTITY, SMALL)
+    assert image(again) == expected
+    again.close()
+
+
+def test_killed_in_the_middle_of_compaction(tmp_path: Path):
+    """A real process, SIGKILL, a real file: whatever it reported is there, and nothing has a hole."""
+    script = (
+        "import sys\n"
+        "from raft.core.types import HardState\n"
+        "from raft.storage import LogStore, OsDisk\n"
+        "from tests.storage.logs import IDENTITY, SMALL, compact, make_append, make_entries, write\n"
+        "log = LogStore.open(OsDisk(), sys.argv[1], IDENTITY, SMALL)\n"
+        "while True:\n"
+        "    first = log.last_index + 1\n"
+        "    if first % 100 > 96:\n"
+        "        write(log, make_append((), snapshot=(first + 50, 1)))\n"
+        "    else:\n"
+        "        write(log, make_append(make_entries(first, 3, size=50), HardState(1, 0, first)))\n"
+        "    compact(log, first - 10)\n"
+        "    log.note_high_water()\n"
+        "    print(log.first_index, log.last_index, flush=True)\n"
+    )
+    directory = f"{tmp_path}/log"
+    for _ in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", script, directory],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(70):
+                line = process.stdout.readline()
+            process.kill()
+            first, last = map(int, line.split())
+        log = LogStore.open(OsDisk(), directory, IDENTITY, SMALL)
+        assert log.first_index >= first and log.last_index >= last
+        found = image(log)
+        assert found.entries == tuple(make_entries(found.first_index, len(found.entries), size=50))
+        log.close()
+
+
 def test_killed_in_the_middle_of_writing(tmp_path: Path):
     """A real process, SIGKILL, a real file: every batch that it reported is there, in order."""
     script = (
