@@ -103,9 +103,8 @@ class TermRuns:
         if known != previous_term:
             raise ValueError(f"entry {first_index - 1} has the term {known}, not {previous_term}")
         run = bisect_right(self._firsts, first_index - 1) - 1
-        if run >= 0:
+        if run > 0:
             del self._firsts[:run], self._terms[:run]
-            self._firsts[0] = first_index - 1
         self.first_index = first_index
 
 

@@ -10,9 +10,10 @@ block list to write (measured with 400-byte appends: 190 us, and 260 us for a gr
 done in synced pieces while the writer is idle, under a temporary name. Whoever sees a segment under its own
 name sees all of its zeros.
 
-A file of a former life may become a segment again (after compaction). Its first page must then be zeroed and
-synced before it is renamed: a segment that was not begun starts with zeros. What is left behind that page
-has the old generation in each record, and so is not ours.
+A segment that was dropped is removed, and its file not used again. That would save the filling, but only
+if the old bytes stayed in it: to write zeros over them costs what a new file costs. Then nothing would tell
+a torn write from what the file held before, unless it happened to hold a whole frame, and a start could
+neither keep nor cut exactly what was torn.
 """
 
 from __future__ import annotations

@@ -8,8 +8,18 @@ import pytest
 
 from raft.core.errors import Compacted, InvariantViolation, StorageError
 from raft.core.types import HardState
-from raft.storage import LogOptions, LogStore, MemoryDisk, MissingSegment, SegmentSpan, compactable_index
+from raft.storage import (
+    CorruptLog,
+    LogOptions,
+    LogStore,
+    MemoryDisk,
+    MissingSegment,
+    SegmentSpan,
+    compactable_index,
+)
+from raft.storage.batch import Part
 from raft.storage.high_water import HighWater
+from raft.storage.record import RecordType, TruncatedPrefix, encode_truncated_prefix
 from tests.storage.logs import (
     DIRECTORY,
     Image,
@@ -278,6 +288,34 @@ def test_an_old_record_does_not_excuse_a_later_hole(disk):
     damaged.remove(path(2))
     with pytest.raises(MissingSegment):
         open_log(damaged)
+
+
+@pytest.mark.parametrize(
+    ("through", "lower", "term", "reason"),
+    [
+        (2, 1, 1, "is in a segment up to 2, which were dropped"),
+        (2, 0, 5, "has the term 1, not 5"),
+        (2, -100, 1, "cannot begin at"),
+        (99, 0, 1, "says that 99 was dropped"),
+    ],
+)
+def test_a_record_that_contradicts_the_log_is_refused(disk, through, lower, term, reason):
+    """Whole, in a whole chain, and yet wrong: only wrong code can have written it."""
+    log = open_log(disk)
+    fill(log, 60)
+    first = log.segments()[2].first_index - lower
+    payload = encode_truncated_prefix(TruncatedPrefix(through, first, term))
+    log._write_batch([Part(RecordType.TRUNCATED_PREFIX, payload)])
+    before = clone(disk)
+    with pytest.raises(CorruptLog, match=reason):
+        open_log(disk)
+    assert segment_names(disk) == segment_names(before)
+    if through == 2:
+        for generation in (1, 2):
+            disk.remove(path(generation))
+    if lower > 0:
+        with pytest.raises(CorruptLog, match="cannot begin at"):
+            open_log(disk)
 
 
 @pytest.mark.parametrize(
