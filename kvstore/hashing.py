@@ -8,6 +8,7 @@ the same hash at every moment.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from zlib import crc32
 
 from kvstore.keys import (
@@ -42,15 +43,19 @@ def hash_revisions(view: SnapshotView, revision: int) -> Sliced[int]:
 def hash_all(view: SnapshotView) -> Sliced[int]:
     """Return the CRC-32 of every record that all members have in common: `c`, `k`, `r` and what members
     published; not the applied index, which differs where there is nothing to apply."""
-    found = yield from _hash(view, LATEST, LATEST_END, 0)
-    found = yield from _hash(view, META_MEMBER, META_MEMBER[:-1] + b"\xff", found)
+    found = yield from _hash(view.latest(LATEST, LATEST_END), 0)
+    found = yield from _hash(view.items(META_MEMBER, META_MEMBER[:-1] + b"\xff"), found)
     found = yield from _hash_index(view, found)
     return (yield from _hash_events(view, view.revision, found))
 
 
-def _hash(view: SnapshotView, start: bytes, stop: bytes, found: int) -> Sliced[int]:
+def _hash(items: Iterator[tuple[bytes, bytes] | None], found: int) -> Sliced[int]:
     worked = 0
-    for record, value in view.items(start, stop):
+    for item in items:
+        if item is None:
+            yield
+            continue
+        record, value = item
         found = crc32(value, crc32(record, found))
         worked += len(value) + RECORD_COST_BYTES
         if worked >= SLICE_BYTES:
@@ -63,10 +68,17 @@ def _hash_index(view: SnapshotView, found: int) -> Sliced[int]:
     """Go on with the `k` records that are kept. Of two neighbours of one key the later one tells
     whether the earlier is superseded."""
     bound = pack_revision(max(view.compact_revision, 0) + 1, 0)
+    end = pack_revision(view.revision + 1, 0)
     last = b""
     worked = 0
     for record, flag in view.items(INDEX, INDEX_END):
+        worked += RECORD_COST_BYTES
+        if worked >= SLICE_BYTES:
+            worked = 0
+            yield
         at = record[-REVISION_BYTES:]
+        if at >= end:
+            continue  # of a large delete that is not done yet (kvstore.dooms)
         if last and not (at < bound and record[:-REVISION_BYTES] == last[:-REVISION_BYTES]):
             found = crc32(last, found)
         last = b""
@@ -74,10 +86,6 @@ def _hash_index(view: SnapshotView, found: int) -> Sliced[int]:
             last = record
         elif at >= bound:
             found = crc32(record + flag, found)
-        worked += RECORD_COST_BYTES
-        if worked >= SLICE_BYTES:
-            worked = 0
-            yield
     return crc32(last, found)
 
 

@@ -4,8 +4,8 @@ r"""How the state lies in LevelDB: four families of records, told apart by the f
                                  A deleted key has none.
     r | main | sub               what happened at that revision: flags, key, header, value.
     k | escaped key | main | sub index of r by key: empty for a put, one byte for a tombstone.
-    m | name                     meta: position, format, how far compacted history is removed, what
-                                 members published.
+    m | name                     meta: position, format, how far compacted history is removed, ranges
+                                 deleted whose `c` records still lie there, what members published.
 
 main and sub are 8 bytes, big endian, so that byte order is the order of revisions. Reads at an old
 revision seek the largest (main, sub) <= R among a key's `k` records, then get that one `r`.
@@ -34,6 +34,7 @@ META_END = b"n"
 META_FORMAT = META + b"format"
 META_POSITION = META + b"position"
 META_SWEPT = META + b"swept"
+META_DOOM = META + b"doom/"
 META_MEMBER = META + b"member/"
 
 FORMAT = 1

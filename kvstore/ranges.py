@@ -165,8 +165,8 @@ def _stored(view: View, span: Span, revision: int) -> Iterator[Item | None]:
         if stored is not None:
             yield span.key, stored
     elif not revision:
-        for record, stored in view.items(*span.latest()):
-            yield record[1:], stored
+        for item in view.latest(*span.latest()):
+            yield None if item is None else (item[0][1:], item[1])
     else:
         for version in _index_at(view, span, revision):
             if version is None:
@@ -237,11 +237,17 @@ def _count(view: View, span: Span, revision: int) -> Sliced[int]:
             else:
                 count += 1
         return count
+    if view.may_hide(*span.latest()):
+        for passed, item in enumerate(view.latest(*span.latest()), 1):
+            count += item is not None
+            if item is None or not passed % COUNT_CHUNK:
+                yield
+        return count
     keys = view.keys(*span.latest())
     while True:
-        passed = len(list(islice(keys, COUNT_CHUNK)))
-        count += passed
-        if passed < COUNT_CHUNK:
+        chunk = len(list(islice(keys, COUNT_CHUNK)))
+        count += chunk
+        if chunk < COUNT_CHUNK:
             return count
         yield
 

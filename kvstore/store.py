@@ -7,7 +7,8 @@ Who owns what
 A write
     `apply` takes a group of committed commands. Each sees the state with all earlier ones of the group
     done (`view.Overlay`). The outcome goes to LevelDB as one batch, the applied index in it, so a
-    crash leaves the whole group or none of it (trap 18; etcd #13766 kept the two apart).
+    crash leaves the whole group or none of it (trap 18; etcd #13766 kept the two apart). A command that
+    may be large begins with nothing before it pending, and pauses on its way (`kvstore.dooms`).
 
 A read
     A key's newest version is one LevelDB get. Everything else runs on a snapshot, in slices.
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import plyvel
 from google.protobuf.message import DecodeError
@@ -37,6 +38,7 @@ from google.protobuf.message import DecodeError
 from kvstore import state_directory, txn
 from kvstore.checks import check_delete_range, check_txn
 from kvstore.commands import KIND_BYTES, CommandKind
+from kvstore.dooms import Doom, bury_slice, doom_of_meta, is_doomed, write_tombstones
 from kvstore.errors import (
     COMPACTED,
     FUTURE_REVISION,
@@ -53,6 +55,7 @@ from kvstore.hashing import hash_all, hash_revisions
 from kvstore.keys import (
     FORMAT,
     LATEST,
+    META_DOOM,
     META_END,
     META_FORMAT,
     META_MEMBER,
@@ -67,13 +70,14 @@ from kvstore.pb.command_pb2 import PublishRequest
 from kvstore.pb.rpc_pb2 import (
     CompactionRequest,
     DeleteRangeRequest,
+    DeleteRangeResponse,
     PutRequest,
     RangeRequest,
     TxnRequest,
     TxnResponse,
 )
 from kvstore.ranges import RangeResult, check_revision, range_over
-from kvstore.slices import Sliced, run_sliced
+from kvstore.slices import Sliced, run_at_once, run_sliced
 from kvstore.sweep import NOTHING_SWEPT, SweptSlice, sweep_slice, swept_end
 from kvstore.sweeper import Sweeper
 from kvstore.view import Overlay, SnapshotView
@@ -92,6 +96,20 @@ OPS_UNLIMITED = 2**31
 MEMTABLE_BYTES_MAX = 32 * MIB
 """LevelDB moves its memory table to disk by itself at this size. Below the flush size, so that one flush
 does not write 64 MiB at once; two of them may be in memory."""
+
+
+class _Large(NamedTuple):
+    """A command that is checked, and not begun."""
+
+    work: Callable[[Overlay], Sliced[object]]
+    may_be_large: bool
+    """It may delete a range, and so must begin with nothing pending."""
+
+
+def _delete(state: Overlay, request: DeleteRangeRequest) -> Sliced[DeleteRangeResponse]:
+    response = DeleteRangeResponse()
+    yield from txn.delete_range(state, request, response)
+    return response
 
 
 class Store:
@@ -125,6 +143,7 @@ class Store:
         self._sweeper = Sweeper(
             self._db,
             state=lambda: (self._swept, self._compact_revision),
+            is_done=lambda: self.is_swept and not self._dooms,
             sweep_slice=self.sweep_slice,
             sync=self._sync,
             size_bytes=self.size_bytes,
@@ -143,6 +162,8 @@ class Store:
         self._compact_revision = NO_COMPACTION
         self._swept = NOTHING_SWEPT
         """Through which event compacted history is removed, packed."""
+        self._dooms: list[Doom] = []
+        """Large deletes whose dead records still lie there, in the order of their revisions."""
         form = self._db.get(META_FORMAT, verify_checksums=True)
         if form is None:
             # The format was the first write of all, so nothing can be there without it.
@@ -158,6 +179,8 @@ class Store:
             unpacked = POSITION.unpack(position)
             self._applied_index, self._applied_term, self._revision, self._compact_revision = unpacked
         self._swept = self._db.get(META_SWEPT, NOTHING_SWEPT, verify_checksums=True)
+        for record, value in self._db.iterator(prefix=META_DOOM, verify_checksums=True):
+            self._dooms.append(doom_of_meta(record, value))
 
     # -- raft's StateMachine --------------------------------------------------------------------------
 
@@ -166,26 +189,62 @@ class Store:
         return self._applied_index
 
     def apply(self, commands: Sequence[Command], applied_index: int) -> Sequence[object]:
-        """Apply a group. Results: see `kvstore.commands`; an ApiError where a command failed."""
+        """Apply a group at once. Results: see `kvstore.commands`; an ApiError where a command failed."""
+        return run_at_once(self.apply_sliced(commands, applied_index))
+
+    def apply_sliced(self, commands: Sequence[Command], applied_index: int) -> Sliced[Sequence[object]]:
+        """Apply a group, with pauses where it takes long. Other calls may come in a pause, all but the
+        next group: they find the state before the command that is under way."""
         self._check_usable()
         assert applied_index >= self._applied_index, "the applied index went back"
         assert not commands or commands[0].index > self._applied_index, "a command came twice"
-        term = commands[-1].term if commands else self._applied_term
+        term = self._applied_term
+        results: list[object] = []
         try:
-            state = Overlay(self._db, self._revision, self._compact_revision)
-            apply_one = self._apply_one
-            results = [apply_one(state, command.data) for command in commands]
-            position = POSITION.pack(applied_index, term, state.base_revision, state.compact_revision)
-            self._write(state.pending, position)
+            state = self._overlay()
+            for index, next_term, data in commands:
+                result = self._apply_one(state, data)
+                if isinstance(result, _Large):
+                    if state.pending and result.may_be_large:
+                        self._commit(state, index - 1, term)
+                        state = self._overlay()
+                    result = yield from self._finish(state, result.work(state))
+                term = next_term
+                results.append(result)
+            self._commit(state, applied_index, term)
         except plyvel.Error as error:
             raise self._failed(error) from error
+        return results
+
+    def _overlay(self) -> Overlay:
+        return Overlay(self._db, self._revision, self._compact_revision, tuple(self._dooms))
+
+    def _finish(self, state: Overlay, work: Sliced[object]) -> Sliced[object]:
+        """Run one command's `work` to its end and return its result."""
+        known = len(state.dooms)
+        try:
+            result = yield from work
+        except ApiError as error:
+            result = error
+        for position in range(known, len(state.dooms)):
+            written = yield from write_tombstones(self._db, state.dooms[position], state.dooms[:position])
+            self._written_bytes += written
+        state.end_command()
+        return result
+
+    def _commit(self, state: Overlay, applied_index: int, term: int) -> None:
+        """Make everything that `state` holds the state of the store, in one batch."""
+        for doom in state.new_dooms:
+            state.set(*doom.meta())
+        position = POSITION.pack(applied_index, term, state.base_revision, state.compact_revision)
+        self._write(state.pending, position)
+        self._dooms = [*self._dooms, *(doom._replace(excluded=frozenset()) for doom in state.new_dooms)]
         self._revision = state.base_revision
         self._applied_term = term
         self._applied_index = applied_index
-        if state.compact_revision != self._compact_revision:
+        if state.compact_revision != self._compact_revision or state.new_dooms:
             self._compact_revision = state.compact_revision
             self._sweeper.wake()
-        return results
 
     def _write(self, pending: Mapping[bytes, bytes | None], position: bytes) -> None:
         batch = self._db.write_batch()
@@ -203,7 +262,8 @@ class Store:
         self._written_bytes += size
 
     def _apply_one(self, state: Overlay, data: bytes) -> object:
-        """Apply one command and return its result. Never raises for what is in the command."""
+        """Apply one command and return its result, or what is left to do where it may take long.
+        Never raises for what is in the command."""
         try:
             kind = data[0]
             body = data[KIND_BYTES:]
@@ -220,11 +280,11 @@ class Store:
                 # of ops: that is each member's own setting.
                 txn_request = TxnRequest.FromString(body)
                 check_txn(txn_request, OPS_UNLIMITED)
-                result = txn.txn(state, txn_request)
+                return _Large(lambda state: txn.txn(state, txn_request), txn.deletes_range(txn_request))
             elif kind == CommandKind.DELETE_RANGE:
                 delete_request = DeleteRangeRequest.FromString(body)
                 check_delete_range(delete_request)
-                result = txn.delete_range(state, delete_request)
+                return _Large(lambda state: _delete(state, delete_request), bool(delete_request.range_end))
             elif kind == CommandKind.PUBLISH:
                 result = self._publish(state, PublishRequest.FromString(body), body)
             elif kind == CommandKind.COMPACT:
@@ -291,12 +351,17 @@ class Store:
     # -- compacted history ----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin the background work, on the running loop: removal of compacted history."""
+        """Begin the background work, on the running loop: removal of what is deleted or compacted."""
         self._sweeper.start()
 
     def sweep_slice(self) -> SweptSlice:
-        """Remove a little of what was compacted. For the sweeper; and for tests, to be in its middle."""
+        """Remove a little of what was deleted or compacted. For the sweeper; and for tests, to be in its
+        middle."""
         self._check_usable()
+        if self._dooms:
+            rest, removed, removed_bytes = bury_slice(self._db, self._dooms[0])
+            self._dooms = ([rest] if rest is not None else []) + self._dooms[1:]
+            return SweptSlice(self._swept, 0, removed, removed_bytes)
         done = sweep_slice(self._db, self._swept, self._compact_revision)
         self._swept = done.swept
         return done
@@ -336,6 +401,8 @@ class Store:
             stored: bytes | None = self._db.get(LATEST + key, verify_checksums=True)
         except plyvel.Error as error:
             raise self._failed(error) from error
+        if self._dooms and stored is not None and is_doomed(self._dooms, LATEST + key, stored):
+            return None
         return stored
 
     async def range(self, request: RangeRequest) -> RangeResult:
@@ -376,7 +443,11 @@ class Store:
         self._check_usable()
         # Snapshot and revision in one turn of the loop: apply cannot come between.
         view = SnapshotView(
-            self._db.snapshot(), self._revision, self._compact_revision, is_swept=self.is_swept
+            self._db.snapshot(),
+            self._revision,
+            self._compact_revision,
+            is_swept=self.is_swept,
+            dooms=tuple(self._dooms),
         )
         try:
             return await run_sliced(work(view))

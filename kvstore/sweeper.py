@@ -1,6 +1,7 @@
-"""The background work of a store: removes compacted history, and gives the space back.
+"""The background work of a store: removes what is compacted or deleted, and gives the space back.
 
-    apply raises the compact revision -> slices on the loop -> swept -> LevelDB compaction in a thread
+    apply raises the compact revision, or dooms a range
+        -> slices on the loop -> nothing left -> LevelDB compaction in a thread
 
 Slices run on the event loop, between everything else, since they must not run beside `apply`. After
 each the loop is left alone for as long as the slice took: half the time at most goes into this.
@@ -47,15 +48,17 @@ class Sweeper:
         db: Any,
         *,
         state: Callable[[], tuple[bytes, int]],
+        is_done: Callable[[], bool],
         sweep_slice: Callable[[], SweptSlice],
         sync: Callable[[], None],
         size_bytes: Callable[[], int],
         failed: Callable[[Exception], object],
     ) -> None:
-        """`state`: how far it is swept, and the compact revision. `sync`: makes what was written durable,
-        from any thread. `failed` is told of any error."""
+        """`state`: how far it is swept, and the compact revision. `is_done`: nothing is left.
+        `sync`: makes what was written durable, from any thread. `failed` is told of any error."""
         self._db = db
         self._state = state
+        self._is_done = is_done
         self._sweep_slice = sweep_slice
         self._sync = sync
         self._size_bytes = size_bytes
@@ -110,10 +113,6 @@ class Sweeper:
         self._is_reclaiming = True
         self._removed_bytes = 0
         self._threads.submit(self._reclaim, self._state()[1]).add_done_callback(self._reclaimed)
-
-    def _is_done(self) -> bool:
-        swept, compact_revision = self._state()
-        return swept >= swept_end(compact_revision)
 
     def _run_slice(self) -> None:
         self._timer = None

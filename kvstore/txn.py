@@ -9,8 +9,9 @@ Of several changes in one command, each has its own sub-revision: 0, 1, 2, ... i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from kvstore.dooms import LARGE_DELETE_KEYS, Doom
 from kvstore.errors import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND, RESPONSE_TOO_LARGE
 from kvstore.keys import (
     EVENT,
@@ -18,6 +19,7 @@ from kvstore.keys import (
     INDEX_PUT,
     INDEX_TOMBSTONE,
     LATEST,
+    Span,
     index_prefix,
     pack_header,
     pack_revision,
@@ -39,15 +41,15 @@ from kvstore.pb.rpc_pb2 import (
     TxnResponse,
 )
 from kvstore.ranges import (
+    COUNT_CHUNK,
     ITEM_BYTES,
     RESPONSE_BYTES_MAX,
-    Item,
     RangeResult,
     fill_response,
     lookup,
     range_over,
 )
-from kvstore.slices import Sliced, run_at_once
+from kvstore.slices import RECORD_COST_BYTES, SLICE_BYTES, Sliced
 from kvstore.view import Overlay, View
 
 
@@ -90,47 +92,80 @@ def put(state: Overlay, request: PutRequest) -> PutResponse | None:
     return response
 
 
-def delete_range(state: Overlay, request: DeleteRangeRequest) -> DeleteRangeResponse:
-    """Apply a delete of one key or of a range and return the answer.
+def delete_range(state: Overlay, request: DeleteRangeRequest, response: DeleteRangeResponse) -> Sliced[None]:
+    """Apply a delete of one key or of a range and write the answer. Raises RESPONSE_TOO_LARGE, and then
+    has changed nothing."""
+    span = request_span(request.key, request.range_end)
+    doomed: list[bytes] = []
+    count = 0
+    if span.end is None:
+        stored = state.get(LATEST + span.key)
+        if stored is not None:
+            count = 1
+            doomed.append(span.key)
+            if request.prev_kv:
+                fill_kv(response.prev_kvs.add(), span.key, stored)
+    elif not span.is_empty:
+        collected = worked = 0
+        for item in state.latest(*span.latest()):
+            if item is None:
+                yield
+                continue
+            record, stored = item
+            count += 1
+            worked += RECORD_COST_BYTES
+            if request.prev_kv:
+                worked += len(stored)
+                collected += len(record) + len(stored) + ITEM_BYTES
+                if collected > RESPONSE_BYTES_MAX:
+                    raise RESPONSE_TOO_LARGE.error()
+                fill_kv(response.prev_kvs.add(), record[1:], stored)
+            if count <= LARGE_DELETE_KEYS:
+                doomed.append(record[1:])
+            if worked >= SLICE_BYTES:
+                worked = 0
+                yield
+    if count > LARGE_DELETE_KEYS:
+        _doom(state, span, count)
+    else:
+        _bury(state, doomed)
+    response.deleted = count
+    response.header.revision = state.revision
 
-    NB: in one turn of the loop, however many keys: 5 us each. A group is applied as one whole, and a
-    delete of 100,000 keys holds the loop for half a second. Slices need an apply that can pause.
-    """
-    response = DeleteRangeResponse()
-    doomed = _doomed(state, request)
-    if request.prev_kv:
-        for key, stored in doomed:
-            fill_kv(response.prev_kvs.add(), key, stored)
+
+def deletes_range(request: TxnRequest) -> bool:
+    """True if any op of `request`, children included, may delete many keys."""
+    return any(
+        (op.HasField("request_delete_range") and bool(op.request_delete_range.range_end))
+        or (op.HasField("request_txn") and deletes_range(op.request_txn))
+        for branch in (request.success, request.failure)
+        for op in branch
+    )
+
+
+def _bury(state: Overlay, keys: Iterable[bytes]) -> None:
     revision = state.base_revision + 1
-    for key, _ in doomed:
+    for key in keys:
         at = pack_revision(revision, state.sub)
         state.set(LATEST + key, None)
         state.set(EVENT + at, tombstone_event(key))
         state.set(index_prefix(key) + at, INDEX_TOMBSTONE)
         state.sub += 1
-    response.deleted = len(doomed)
-    response.header.revision = state.revision
-    return response
 
 
-def _doomed(state: Overlay, request: DeleteRangeRequest) -> list[Item]:
-    """Return the keys to delete; with their values if those are asked for."""
-    span = request_span(request.key, request.range_end)
-    if span.end is None:
-        stored = state.get(LATEST + span.key)
-        return [] if stored is None else [(span.key, stored)]
-    if span.is_empty:
-        return []
-    if not request.prev_kv:
-        return [(record[1:], b"") for record in state.keys(*span.latest())]
-    doomed = []
-    collected = 0
-    for record, stored in state.items(*span.latest()):
-        collected += len(record) + len(stored) + ITEM_BYTES
-        if collected > RESPONSE_BYTES_MAX:
-            raise RESPONSE_TOO_LARGE.error()
-        doomed.append((record[1:], stored))
-    return doomed
+def _doom(state: Overlay, span: Span, count: int) -> None:
+    """Delete the `count` live keys of a span by one doom: see kvstore.dooms.
+
+    What this very command has written goes singly: it is not in LevelDB. Nothing else is pending, since
+    the commands before it were written first.
+    """
+    start, stop = span.latest()
+    pending = state.pending_in(start, stop)
+    own = [record[1:] for record in pending if state.pending[record] is not None]
+    _bury(state, own)
+    rest = count - len(own)
+    state.doom(Doom(start, stop, state.base_revision + 1, state.sub, rest, frozenset(pending)))
+    state.sub += rest
 
 
 def fill_kv(kv: KeyValue, key: bytes, stored: bytes) -> None:
@@ -143,14 +178,14 @@ def fill_kv(kv: KeyValue, key: bytes, stored: bytes) -> None:
 # -- transactions ---------------------------------------------------------------------------------------
 
 
-def txn(state: Overlay, request: TxnRequest) -> TxnResponse:
+def txn(state: Overlay, request: TxnRequest) -> Sliced[TxnResponse]:
     """Apply a txn that may write. Raises ApiError, and then has changed nothing."""
-    chosen = run_at_once(_choose(state, request))
+    chosen = yield from _choose(state, request)
     _check_branch(state, request, iter(chosen))
     response = TxnResponse()
     state.begin()
     try:
-        run_at_once(_run(state, request, response, iter(chosen), state))
+        yield from _run(state, request, response, iter(chosen), state)
     except Exception:
         state.rollback()
         raise
@@ -205,7 +240,12 @@ def _holds(view: View, compare: Compare) -> Sliced[bool]:
         items = [] if stored is None else [(compare.key, stored)]
     if not items:
         return compare.target != Compare.VALUE and _compare(compare, bytes(HEADER_BYTES))
-    return all(_compare(compare, stored) for _, stored in items)
+    for position, (_, stored) in enumerate(items, 1):
+        if not _compare(compare, stored):
+            return False
+        if not position % COUNT_CHUNK:
+            yield
+    return True
 
 
 def _compare(compare: Compare, stored: bytes) -> bool:
@@ -292,7 +332,7 @@ def _run(
             else:
                 answer.response_put.header.revision = state.revision
         elif kind == "request_delete_range":
-            answer.response_delete_range.CopyFrom(delete_range(state, op.request_delete_range))
+            yield from delete_range(state, op.request_delete_range, answer.response_delete_range)
         else:
             # Refused at the door, so this comes from another version: refused everywhere alike.
             raise KEY_NOT_FOUND.error()

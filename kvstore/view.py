@@ -10,10 +10,14 @@ Both read with `verify_checksums`: without it a flipped bit in a table comes bac
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import Any, Protocol
 
-from kvstore.keys import NO_COMPACTION
+from kvstore.dooms import Doom, is_doomed, overlapping
+from kvstore.keys import EVENT, INDEX, LATEST, NO_COMPACTION, REVISION_BYTES, pack_revision
+
+DEAD_AT_ONCE_MAX = 256
+"""Records that a scan passes over in silence before it offers a pause."""
 
 
 class View(Protocol):
@@ -29,8 +33,16 @@ class View(Protocol):
 
     def get(self, record: bytes) -> bytes | None: ...
 
+    def latest(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes] | None]:
+        """Yield the `c` records in [start, stop) that are alive; None where the work may pause."""
+        ...
+
+    def may_hide(self, start: bytes, stop: bytes) -> bool:
+        """True if some of the `c` records in [start, stop) may be dead: `items` and `keys` do not tell."""
+        ...
+
     def items(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield records in [start, stop) in byte order."""
+        """Yield records in [start, stop) in byte order, as they lie there."""
         ...
 
     def keys(self, start: bytes, stop: bytes) -> Iterator[bytes]:
@@ -45,10 +57,19 @@ class View(Protocol):
 class SnapshotView:
     """A LevelDB snapshot with the revision that goes with it. Make and use it on the loop's thread."""
 
-    __slots__ = ("_snapshot", "compact_revision", "is_swept", "revision")
+    __slots__ = ("_dooms", "_snapshot", "compact_revision", "is_swept", "revision")
 
-    def __init__(self, snapshot: Any, revision: int, compact_revision: int, *, is_swept: bool) -> None:
+    def __init__(
+        self,
+        snapshot: Any,
+        revision: int,
+        compact_revision: int,
+        *,
+        is_swept: bool,
+        dooms: Sequence[Doom] = (),
+    ) -> None:
         self._snapshot = snapshot
+        self._dooms = dooms
         self.revision = revision
         self.compact_revision = compact_revision
         self.is_swept = is_swept
@@ -56,7 +77,17 @@ class SnapshotView:
 
     def get(self, record: bytes) -> bytes | None:
         value: bytes | None = self._snapshot.get(record, verify_checksums=True)
+        if self._dooms and value is not None and record.startswith(LATEST):
+            return None if is_doomed(self._dooms, record, value) else value
         return value
+
+    def latest(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes] | None]:
+        dooms = overlapping(self._dooms, start, stop)
+        stored = self.items(start, stop)
+        return _living(stored, dooms, {}) if dooms else stored
+
+    def may_hide(self, start: bytes, stop: bytes) -> bool:
+        return bool(overlapping(self._dooms, start, stop))
 
     def items(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         # A long scan must not push what is hot out of the block cache.
@@ -64,6 +95,19 @@ class SnapshotView:
             start=start, stop=stop, verify_checksums=True, fill_cache=False
         )
         return iterator
+
+    def everything(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all records of this state: what a copy of it must hold.
+
+        Without what a large delete under way has written ahead (kvstore.dooms): in a copy with a log
+        of its own that delete never comes, and others would take its revision.
+        """
+        bound = pack_revision(self.revision + 1, 0)
+        families = (EVENT, INDEX)
+        for item in self.items(b"", b"\xff"):
+            record = item[0]
+            if record[:1] not in families or record[-REVISION_BYTES:] < bound:
+                yield item
 
     def keys(self, start: bytes, stop: bytes) -> Iterator[bytes]:
         iterator: Iterator[bytes] = self._snapshot.iterator(
@@ -87,10 +131,32 @@ class Overlay:
     half way is undone by `rollback`: nothing else in the group must see a part of it.
     """
 
-    __slots__ = ("_db", "_journal", "_order", "base_revision", "compact_revision", "pending", "sub")
+    __slots__ = (
+        "_db",
+        "_journal",
+        "_new_dooms_before",
+        "_order",
+        "base_revision",
+        "compact_revision",
+        "dooms",
+        "new_dooms",
+        "pending",
+        "sub",
+    )
 
-    def __init__(self, db: Any, revision: int, compact_revision: int = NO_COMPACTION) -> None:
+    def __init__(
+        self,
+        db: Any,
+        revision: int,
+        compact_revision: int = NO_COMPACTION,
+        dooms: Sequence[Doom] = (),
+    ) -> None:
         self._db = db
+        self.dooms = dooms
+        """Large deletes, the ones of this group too: what lies in LevelDB under them is dead."""
+        self.new_dooms: list[Doom] = []
+        """Those of this group."""
+        self._new_dooms_before = 0
         self.base_revision = revision
         """The revision before the command that is being applied. It writes at the next one."""
         self.sub = 0
@@ -113,7 +179,17 @@ class Overlay:
             return self.pending[record]
         except KeyError:
             value: bytes | None = self._db.get(record, verify_checksums=True)
-            return value
+        if self.dooms and value is not None and record.startswith(LATEST):
+            return None if is_doomed(self.dooms, record, value) else value
+        return value
+
+    def latest(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes] | None]:
+        dooms = overlapping(self.dooms, start, stop)
+        items = self.items(start, stop)
+        return _living(items, dooms, self.pending) if dooms else items
+
+    def may_hide(self, start: bytes, stop: bytes) -> bool:
+        return bool(overlapping(self.dooms, start, stop))
 
     def items(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         stored = self._db.iterator(start=start, stop=stop, verify_checksums=True)
@@ -181,9 +257,19 @@ class Overlay:
         if self._order is not None and not known:
             insort(self._order, record)
 
+    def pending_in(self, start: bytes, stop: bytes) -> list[bytes]:
+        """Return the records in [start, stop) that this group has changed or deleted."""
+        return self._changed(start, stop)
+
+    def doom(self, doom: Doom) -> None:
+        """Let what LevelDB holds in a range be dead from here on."""
+        self.new_dooms.append(doom)
+        self.dooms = (*self.dooms, doom)
+
     def begin(self) -> None:
         """From here on the command's changes can be undone, until `end_command`."""
         self._journal = []
+        self._new_dooms_before = len(self.new_dooms)
 
     def end_command(self) -> None:
         """Take the revision that the command has used, if it changed anything."""
@@ -200,9 +286,26 @@ class Overlay:
                 self.pending[record] = value
             else:
                 del self.pending[record]
+        undone = len(self.new_dooms) - self._new_dooms_before
+        if undone:
+            del self.new_dooms[-undone:]
+            self.dooms = self.dooms[:-undone]
         self._order = None
         self._journal = None
         self.sub = 0
+
+
+def _living(
+    items: Iterator[tuple[bytes, bytes]], dooms: Sequence[Doom], pending: Container[bytes]
+) -> Iterator[tuple[bytes, bytes] | None]:
+    passed = 0
+    for item in items:
+        if item[0] in pending or not is_doomed(dooms, *item):
+            yield item
+            continue
+        passed += 1
+        if passed % DEAD_AT_ONCE_MAX == 0:
+            yield None
 
 
 def _backwards(db: Any, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -11,8 +11,8 @@ a state that left it out would not be the same state.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from raft.core.errors import InvariantViolation, RaftError
 from raft.core.types import Entry, EntryKind, LogIndex
@@ -41,6 +41,18 @@ class Waiting(Protocol):
     def applied_term(self, term: int) -> None: ...
 
 
+_Work: TypeAlias = Generator[None, None, Sequence[object]]
+
+
+class _Group(NamedTuple):
+    """A slice of the log that is being applied."""
+
+    entries: Sequence[Entry]
+    sequences: list[int]
+    """Of each command: ours, or 0 if another node proposed it."""
+    work: _Work
+
+
 class Applier:
     """Queue of committed entries before the state machine, and its flushes."""
 
@@ -65,6 +77,9 @@ class Applier:
         self._failed = failed
         self._stats = stats
         self._queue: deque[Sequence[Entry]] = deque()
+        self._group: _Group | None = None
+        """The one under way: a machine that pauses has left it in its middle."""
+        self._apply_sliced = getattr(machine, "apply_sliced", None)
         self._queued_index: LogIndex = machine.applied_index
         self._flushing = False
         self.flushed_index: LogIndex = machine.applied_index
@@ -73,7 +88,7 @@ class Applier:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._queue)
+        return bool(self._queue) or self._group is not None
 
     def submit(self, entries: Sequence[Entry]) -> None:
         """Queue entries that follow the last ones without a gap."""
@@ -88,15 +103,18 @@ class Applier:
 
     def run(self) -> LogIndex:
         """Apply for about the budget, at least one slice. Return the last index applied, 0 if
-        none was. Raises StateMachineError."""
-        if not self._queue:
-            return 0
+        no group was finished. Raises StateMachineError."""
+        applied_index: LogIndex = 0
         end_s = self._clock() + self._budget_s
-        while True:
-            entries = self._queue.popleft()
-            self._apply(entries)
-            if not self._queue or self._clock() >= end_s:
-                return entries[-1].index
+        while self._group is not None or self._queue:
+            if self._group is None:
+                self._group = self._begin(self._queue.popleft())
+            if self._step(self._group):
+                applied_index = self._group.entries[-1].index
+                self._group = None
+            if self._clock() >= end_s:
+                break
+        return applied_index
 
     def maybe_flush(self) -> None:
         """Begin a flush if the state machine wants one and none is under way."""
@@ -121,7 +139,7 @@ class Applier:
         self._stats.flushes += 1
         self.flushed_index = max(self.flushed_index, index)
 
-    def _apply(self, entries: Sequence[Entry]) -> None:
+    def _begin(self, entries: Sequence[Entry]) -> _Group:
         commands: list[Command] = []
         sequences: list[int] = []
         unpack = ORIGIN.unpack_from
@@ -136,21 +154,38 @@ class Applier:
             run_id, sequence = unpack(data)
             commands.append(Command(index, term, data[ORIGIN_BYTES:]))
             sequences.append(sequence if run_id == own_run_id else 0)
-        last = entries[-1]
+        applied_index = entries[-1].index
+        if self._apply_sliced is not None:
+            return _Group(entries, sequences, self._apply_sliced(commands, applied_index))
+        return _Group(entries, sequences, _whole(self._machine, commands, applied_index))
+
+    def _step(self, group: _Group) -> bool:
+        """Do a slice of `group`; return whether it is done, its results told."""
         try:
-            results = self._machine.apply(commands, last.index)
+            next(group.work)
+            return False
+        except StopIteration as stop:
+            results = stop.value
         except Exception as error:
             raise _fatal("apply", error) from error
-        if len(results) != len(commands):
+        entries, sequences, _ = group
+        if len(results) != len(sequences):
             raise StateMachineError(
-                f"the state machine returned {len(results)} results for {len(commands)} commands"
+                f"the state machine returned {len(results)} results for {len(sequences)} commands"
             )
         for sequence, result in zip(sequences, results, strict=True):
             if sequence:
                 self._waiting.applied(sequence, result)
-        self._waiting.applied_term(last.term)
+        self._waiting.applied_term(entries[-1].term)
         self._stats.entries_applied += len(entries)
         self._stats.apply_slices += 1
+        return True
+
+
+def _whole(machine: StateMachine, commands: Sequence[Command], applied_index: LogIndex) -> _Work:
+    """Present a machine that does not pause like one that does."""
+    yield from ()
+    return machine.apply(commands, applied_index)
 
 
 def _fatal(what: str, error: BaseException) -> RaftError:

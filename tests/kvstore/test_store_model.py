@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from kvstore import sweep
+from kvstore import dooms, sweep, txn
 from kvstore.checks import check_txn
 from kvstore.errors import ApiError
 from kvstore.keys import (
@@ -52,9 +52,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.slice_events_max = sweep.SLICE_EVENTS_MAX
         sweep.SLICE_EVENTS_MAX = 3  # so that a removal has a middle
+        self.large = txn.LARGE_DELETE_KEYS, dooms.SLICE_KEYS_MAX
+        txn.LARGE_DELETE_KEYS, dooms.SLICE_KEYS_MAX = (
+            1,
+            2,
+        )  # so that every delete of a range goes the long way
 
     def teardown(self) -> None:
         sweep.SLICE_EVENTS_MAX = self.slice_events_max
+        txn.LARGE_DELETE_KEYS, dooms.SLICE_KEYS_MAX = self.large
         if hasattr(self, "store"):
             self.store.close()
             self.loop.close()
@@ -69,6 +75,52 @@ class StoreMachine(RuleBasedStateMachine):
         results = self.store.apply(group, group[-1].index)
         for request, result in zip(requests, results, strict=True):
             assert_same(outcome(result), self.expect(request))
+
+    @rule(
+        before=st.lists(strategies.puts(), max_size=2),
+        request=st.one_of(strategies.deletes(), strategies.txns()),
+        steps=st.integers(1, 6),
+        crashes=st.booleans(),
+    )
+    def apply_with_pauses(self, before: list[Any], request: Any, steps: int, crashes: bool) -> None:
+        """In a pause the state is that before the command, whole; and a crash then is as if it had never
+        begun, though a part of it is on disk."""
+        first = self.log[-1].index + 1 if self.log else 1
+        requests = [*before, request]
+        group = [Command(first + i, 7, command_of(each)) for i, each in enumerate(requests)]
+        expected = [self.expect(each) for each in requests]
+        work = self.store.apply_sliced(group, group[-1].index)
+        try:
+            for _ in range(steps):
+                next(work)
+                self.in_a_pause(group)
+            if crashes:
+                work.close()
+                self.store.flush()
+                self.reopen_after_crash()
+                group = [command for command in group if command.index > self.store.applied_index]
+                work = self.store.apply_sliced(group, first + len(requests) - 1)
+            while True:
+                next(work)
+        except StopIteration as stop:
+            results = stop.value
+        self.log += [Command(first + i, 7, command_of(each)) for i, each in enumerate(requests)]
+        for result, each in zip(reversed(results), reversed(expected), strict=False):
+            assert_same(outcome(result), each)
+
+    def in_a_pause(self, group: list[Command]) -> None:
+        """Whatever the store shows now is what applying up to its applied index has made."""
+        done = [command for command in group if command.index <= self.store.applied_index]
+        twin = Store(str(self.root / "twin"))
+        for command in [*self.log, *done]:
+            twin.apply([command], command.index)
+        assert self.hashes() == [self.loop.run_until_complete(twin.hash_all()), self.kv_hash(twin)]
+        twin.close()
+        shutil.rmtree(self.root / "twin")
+        self.store.sweep_slice()
+
+    def kv_hash(self, store: Store) -> Any:
+        return self.loop.run_until_complete(store.hash_revisions(0))
 
     def expect(self, request: Any) -> Any:
         try:
@@ -104,7 +156,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def remove_all(self) -> None:
         before = self.hashes()
-        while not self.store.is_swept:
+        while not self.store.is_swept or self.store._dooms:
             self.store.sweep_slice()
         assert self.hashes() == before
         assert old_records(self.store) == self.model.kept()
@@ -161,13 +213,7 @@ class StoreMachine(RuleBasedStateMachine):
         """
         before = self.hashes()
         applied_index = self.store.applied_index
-        old = self.root / str(self.life)
-        self.life += 1
-        new = self.root / str(self.life)
-        copy_state(str(old), str(new))
-        self.store.close()
-        shutil.rmtree(old)
-        self.store = Store(str(new))
+        self.reopen_after_crash()
         assert self.store.applied_index <= applied_index
         again = [command for command in self.log if command.index > self.store.applied_index]
         for command in again:
@@ -175,6 +221,15 @@ class StoreMachine(RuleBasedStateMachine):
         if applied_index > self.store.applied_index:
             self.store.apply([], applied_index)
         assert self.hashes() == before
+
+    def reopen_after_crash(self) -> None:
+        old = self.root / str(self.life)
+        self.life += 1
+        new = self.root / str(self.life)
+        copy_state(str(old), str(new))
+        self.store.close()
+        shutil.rmtree(old)
+        self.store = Store(str(new))
 
     @invariant()
     def same_revision(self) -> None:

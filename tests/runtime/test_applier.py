@@ -1,0 +1,100 @@
+"""A state machine that pauses: nothing overtakes it, the loop turns, and results come at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import pytest
+
+from raft.core.types import Entry, EntryKind
+from raft.runtime.applier import Applier, StateMachineError
+from raft.runtime.proposals import ORIGIN
+from raft.runtime.state_machine import Command
+from raft.runtime.stats import NodeStats
+
+RUN_ID = 7
+
+
+class Pausing:
+    """Pauses as often as the first byte of a command says."""
+
+    def __init__(self) -> None:
+        self.applied_index = 0
+        self.seen: list[bytes] = []
+
+    def apply(self, commands: Sequence[Command], applied_index: int) -> Sequence[object]:
+        raise AssertionError("not where there is apply_sliced")
+
+    def apply_sliced(
+        self, commands: Sequence[Command], applied_index: int
+    ) -> Generator[None, None, Sequence[object]]:
+        for command in commands:
+            for _ in range(command.data[0]):
+                yield
+            if command.data[0] == 99:
+                raise ValueError
+            self.seen.append(command.data)
+        self.applied_index = applied_index
+        return [command.data for command in commands]
+
+    def flush_wanted(self) -> bool:
+        return False
+
+    def flush(self) -> int:
+        return self.applied_index
+
+    def close(self) -> None: ...
+
+
+class Waiting:
+    def __init__(self) -> None:
+        self.results: dict[int, object] = {}
+
+    def applied(self, sequence: int, result: object) -> None:
+        self.results[sequence] = result
+
+    def applied_term(self, term: int) -> None: ...
+
+
+def entry(index: int, data: bytes) -> Entry:
+    return Entry(index, 1, EntryKind.COMMAND, ORIGIN.pack(RUN_ID, index) + data)
+
+
+@pytest.fixture
+def parts() -> tuple[Applier, Pausing, Waiting]:
+    machine, waiting = Pausing(), Waiting()
+    times = iter(range(1_000_000))
+    applier = Applier(
+        machine,
+        run_id=RUN_ID,
+        waiting=waiting,
+        clock=lambda: next(times),
+        budget_s=0.0,  # one slice a turn
+        flush_worker=None,  # type: ignore[arg-type]
+        failed=lambda error: None,
+        stats=NodeStats(),
+    )
+    return applier, machine, waiting
+
+
+def test_a_pause_is_a_turn_and_nothing_overtakes(parts: tuple[Applier, Pausing, Waiting]) -> None:
+    applier, machine, waiting = parts
+    applier.submit([entry(1, b"\x00"), entry(2, b"\x03")])
+    applier.submit([entry(3, b"\x00")])
+    for _ in range(3):
+        assert applier.run() == 0 and applier.has_work
+        assert machine.seen == [b"\x00"] and not waiting.results
+    assert applier.run() == 2
+    assert waiting.results == {1: b"\x00", 2: b"\x03"}
+    assert applier.has_work and applier.run() == 3
+    assert not applier.has_work and applier.run() == 0
+    assert machine.seen == [b"\x00", b"\x03", b"\x00"]
+
+
+def test_an_error_after_a_pause_is_fatal_too(parts: tuple[Applier, Pausing, Waiting]) -> None:
+    applier, _, waiting = parts
+    applier.submit([entry(1, bytes([99]))])
+    with pytest.raises(StateMachineError):
+        for _ in range(200):
+            applier.run()
+    assert not waiting.results
