@@ -112,9 +112,10 @@ def write_tombstones(db: Any, doom: Doom, earlier: Sequence[Doom]) -> Sliced[int
     return written
 
 
-def bury_slice(db: Any, doom: Doom) -> tuple[Doom | None, int, int]:
-    """Remove the next few dead records; return what is left of `doom`, the records and bytes removed."""
-    passed = removed = read_bytes = 0
+def bury_slice(db: Any, doom: Doom) -> tuple[Doom | None, list[tuple[bytes, int]]]:
+    """Remove the next few dead records; return what is left of `doom`, and the records with their sizes."""
+    removed: list[tuple[bytes, int]] = []
+    passed = read_bytes = 0
     rest: Doom | None = None
     batch = db.write_batch()
     with db.iterator(start=doom.start, stop=doom.stop, verify_checksums=True, fill_cache=False) as found:
@@ -123,7 +124,7 @@ def bury_slice(db: Any, doom: Doom) -> tuple[Doom | None, int, int]:
             read_bytes += len(stored)
             if unpack_header(stored)[1] < doom.revision:
                 batch.delete(record)
-                removed += 1
+                removed.append((record, len(record) + len(stored)))
             if passed >= SLICE_KEYS_MAX or read_bytes >= SLICE_BYTES_MAX:
                 rest = doom._replace(start=record + b"\x00")
                 break
@@ -132,4 +133,4 @@ def bury_slice(db: Any, doom: Doom) -> tuple[Doom | None, int, int]:
     else:
         batch.delete(doom.meta()[0])
     batch.write()
-    return rest, removed, read_bytes
+    return rest, removed

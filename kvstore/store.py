@@ -359,9 +359,9 @@ class Store:
         middle."""
         self._check_usable()
         if self._dooms:
-            rest, removed, removed_bytes = bury_slice(self._db, self._dooms[0])
+            rest, removed = bury_slice(self._db, self._dooms[0])
             self._dooms = ([rest] if rest is not None else []) + self._dooms[1:]
-            return SweptSlice(self._swept, 0, removed, removed_bytes)
+            return SweptSlice(self._swept, 0, removed)
         done = sweep_slice(self._db, self._swept, self._compact_revision)
         self._swept = done.swept
         return done

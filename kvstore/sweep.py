@@ -51,10 +51,8 @@ class SweptSlice(NamedTuple):
     swept: bytes
     """Revision, packed, through which all is done."""
     events: int
-    removed: int
-    """Records."""
-    removed_bytes: int
-    """About: of a version that goes, the bytes of the one that replaced it are counted."""
+    removed: list[tuple[bytes, int]]
+    """Records, and about what they took: of a version that goes, the bytes of the one that replaced it."""
 
 
 def swept_end(compact_revision: int) -> bytes:
@@ -68,8 +66,8 @@ def sweep_slice(db: Any, swept: bytes, compact_revision: int) -> SweptSlice:
     To be called from the thread that applies: what is written between reading here and the batch
     would be overlooked.
     """
-    victims: list[bytes] = []
-    events = read_bytes = removed_bytes = 0
+    victims: list[tuple[bytes, int]] = []
+    events = read_bytes = 0
     end = swept_end(compact_revision)
     start = EVENT + swept + b"\x00"
     stop = EVENT + end + b"\x00"
@@ -80,22 +78,19 @@ def sweep_slice(db: Any, swept: bytes, compact_revision: int) -> SweptSlice:
         for record, event in found:
             events += 1
             read_bytes += len(event)
-            gone = _victims(index, record, event)
-            if gone:
-                victims += gone
-                removed_bytes += len(event)
+            victims += _victims(index, record, event)
             if events >= SLICE_EVENTS_MAX or read_bytes >= SLICE_BYTES_MAX:
                 end = record[len(EVENT) :]
                 break
     batch = db.write_batch()
-    for victim in victims:
+    for victim, _ in victims:
         batch.delete(victim)
     batch.put(META_SWEPT, end)
     batch.write()
-    return SweptSlice(end, events, len(victims), removed_bytes)
+    return SweptSlice(end, events, victims)
 
 
-def _victims(index: Any, record: bytes, event: bytes) -> list[bytes]:
+def _victims(index: Any, record: bytes, event: bytes) -> list[tuple[bytes, int]]:
     """Return the records that the event at `record` makes superfluous. `index`: a raw iterator."""
     flags, _ = unpack_event_head(event)
     is_tombstone = flags == EVENT_TOMBSTONE
@@ -112,7 +107,7 @@ def _victims(index: Any, record: bytes, event: bytes) -> list[bytes]:
     index.prev()
     before: bytes = index.key() if index.valid() else b""
     assert before.startswith(prefix), "an event replaced a version that is not in the index"
-    gone = [before, event_of_index(before)]
+    gone = [(before, len(before)), (event_of_index(before), len(record) + len(event))]
     if is_tombstone:
-        gone += (own, record)
+        gone += (own, len(own)), (record, len(record) + len(event))
     return gone

@@ -181,7 +181,7 @@ async def test_a_hundred_thousand_versions_in_small_slices(store: Store) -> None
             if not turn % 50:
                 fill(store, PutRequest(key=b"other"))
     assert max(each.events for each in work) <= 128
-    assert max(each.removed for each in work) <= 4 * 128
+    assert max(len(each.removed) for each in work) <= 4 * 128
     assert len(set(turns)) == len(turns) >= 100_000 // 128
     found = await ask(store, everything(revision=bound))
     assert found.count == len(found.kvs) == 500 and {kv.version for kv in found.kvs} == {200}
@@ -199,7 +199,7 @@ def test_what_nobody_writes_costs_a_compaction_nothing(store: Store) -> None:
         store.sweep_slice()
     fill(store, PutRequest(key=b"00000"), compaction(1002))
     done = store.sweep_slice()
-    assert store.is_swept and (done.events, done.removed) == (1, 2)
+    assert store.is_swept and (done.events, len(done.removed)) == (1, 2)
 
 
 async def test_space_comes_back_while_it_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kvstore import dooms
+from kvstore import dooms, sweeper
 from kvstore.keys import LATEST, LATEST_END
 from kvstore.pb.rpc_pb2 import (
     Compare,
@@ -134,11 +134,11 @@ async def test_the_dead_are_removed_in_the_background(store: Store) -> None:
     assert before[0].count == KEYS // 100 and {kv.version for kv in before[0].kvs} == {1}
     assert lying(store) == KEYS
     slices = [store.sweep_slice() for _ in range(3)]
-    assert all(0 < each.removed <= dooms.SLICE_KEYS_MAX for each in slices)
+    assert all(0 < len(each.removed) <= dooms.SLICE_KEYS_MAX for each in slices)
     path = store._path
     store.close()
     again = Store(path)  # it goes on where it was
-    assert lying(again) == KEYS - sum(each.removed for each in slices)
+    assert lying(again) == KEYS - sum(len(each.removed) for each in slices)
     assert (await ask(again, everything()), await again.hash_all()) == before
     again.start()
     await until(lambda: not again._dooms)
@@ -148,6 +148,30 @@ async def test_the_dead_are_removed_in_the_background(store: Store) -> None:
     await until(lambda: again.is_swept)
     assert (await ask(again, everything())).kvs == before[0].kvs
     again.close()
+
+
+async def test_no_long_row_of_marks_is_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LevelDB merges where records were removed before more of them go."""
+    monkeypatch.setattr(sweeper, "GRAVE_RECORDS_MAX", 1000)
+    filled(store, 8000)
+    sizes: list[int] = []
+    lying_before: list[int] = []
+    merge = store._sweeper._merge
+
+    def merge_and_look(graves: Any) -> None:
+        before = lying(store)
+        merge(graves)
+        sizes.extend(grave.count for grave in graves if grave.low.startswith(LATEST))
+        lying_before.append(before - lying(store))
+
+    monkeypatch.setattr(store._sweeper, "_merge", merge_and_look)
+    store.start()
+    fill(store, ALL)
+    fill(store, compaction(store.revision))
+    await until(lambda: not store._dooms and store.is_swept and not store._sweeper._is_resting)
+    assert lying(store) == 0
+    assert len(sizes) >= 7 and max(sizes) < 1000 + dooms.SLICE_KEYS_MAX
+    assert not any(lying_before)  # nothing was removed meanwhile
 
 
 def test_in_a_txn_it_counts_what_the_txn_has_put(store: Store) -> None:
