@@ -5,7 +5,9 @@ Order, each step guarded by the one before it:
     data directory   its lock: from here on no other process touches these files
     state            LevelDB, which may not be opened by two
     log, network     raft.Node: replays, votes, replicates
-    client door      answers clients
+    client door      answers clients, once the state has what was known to be committed when the process
+                     before us ended: else a serializable read would go back in time, and find nothing at
+                     all in a state that was rebuilt
     publication      tells the others, through the log, where this member's clients find it
     "ready"          one line in the log: this member has a leader and has served a write
 
@@ -187,6 +189,9 @@ class _Server:
         stack.push_async_callback(node.stop)
         self._watch(stack, node.wait_stopped(), "node")
         store.start()
+        await self._wait_replayed(node)
+        if self._ended.is_set():
+            return
         context = await self._open_door(stack, node, store, directory.members)
         if config.auto_compaction is not None:
             compactor = AutoCompactor(
@@ -207,6 +212,18 @@ class _Server:
             ",".join(config.listen_peer_urls),
         )
         self._watch(stack, self._publish(context), "publish")
+
+    async def _wait_replayed(self, node: Node) -> None:
+        """Return when the log is replayed, or when the process is to end."""
+        replayed = asyncio.ensure_future(node.wait_replayed())
+        ended = asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait((replayed, ended), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            replayed.cancel()
+            # A node that failed says why by wait_stopped.
+            await asyncio.gather(replayed, ended, return_exceptions=True)
 
     async def _open_door(self, stack: AsyncExitStack, node: Node, store: Store, members: Any) -> ApiContext:
         config = self._config

@@ -147,6 +147,9 @@ class Driver:
         self.wake()
         return barrier
 
+    def wait_applied(self, index: LogIndex) -> Barrier:
+        return self.reads.wait_applied(index, self._core.applied_index, self._loop)
+
     def on_messages(self, messages: Sequence[Message]) -> None:
         if not self._stopped:
             self._messages.extend(messages)

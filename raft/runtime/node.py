@@ -92,6 +92,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._driver: Driver | None = None
         self._fatal: BaseException | None = None
+        self._committed_at_start: LogIndex = 0
         self._stopping = False
         self._ended = asyncio.Event()
         self._end_task: asyncio.Task[None] | None = None
@@ -175,6 +176,16 @@ class Node:
         Raises NoQuorum at the deadline, Overloaded, Stopping.
         """
         await self._running().read(_checked(timeout_s))
+
+    async def wait_replayed(self) -> None:
+        """Return once the state machine has all that this node's own disk says is committed.
+
+        Needs no other member, and takes as long as the replay of the log does. Before it, the state is that
+        of the last flush, or empty if it was rebuilt: who reads it without a barrier then sees it go back
+        behind what this very node has shown. (Of the last write before a crash the disk may hold the
+        entry, and not yet that it was committed: that only a leader can tell.) Raises Stopping.
+        """
+        await self._running().wait_applied(self._committed_at_start)
 
     @property
     def node_id(self) -> NodeId:
@@ -338,6 +349,7 @@ class Node:
             )
         except InvariantViolation as error:
             raise StorageError(f"the log in {directory.log_path} contradicts itself: {error}") from error
+        self._committed_at_start = parts.core.commit_index
 
     def _grpc_transport(self) -> GrpcTransport:
         config, identity = self.config, self._parts.directory.identity

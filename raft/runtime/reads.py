@@ -53,6 +53,19 @@ class Reads:
         self._stats.reads += 1
         return barrier
 
+    def wait_applied(
+        self, index: LogIndex, applied_index: LogIndex, loop: asyncio.AbstractEventLoop
+    ) -> Barrier:
+        """Wait for the state machine alone, with no deadline: what is on the own disk needs nobody else."""
+        self._count += 1
+        barrier: Barrier = loop.create_future()
+        if index <= applied_index:
+            self._release([barrier])
+        else:
+            self._serial += 1
+            heapq.heappush(self._confirmed, (index, self._serial, [barrier]))
+        return barrier
+
     def asked(self, position: int) -> None:
         """The core gave `position` for all that came since the last call."""
         self._asked.append((position, self._fresh))

@@ -78,6 +78,18 @@ async def test_a_confirmation_serves_every_earlier_read_once_its_index_is_applie
     assert fifth.done() and len(reads) == 0
 
 
+async def test_who_waits_for_the_state_machine_alone_has_no_deadline_and_ends_with_the_node() -> None:
+    reads, deadlines = make_reads()
+    loop = asyncio.get_running_loop()
+    there, near, far = (reads.wait_applied(index, 4, loop) for index in (4, 5, 9))
+    assert there.done() and not near.done() and len(reads) == 2
+    reads.applied(5)
+    reads.expire(deadlines.pop_due(1e6))
+    assert near.done() and not far.done() and len(reads) == 1
+    reads.fail_all()
+    assert isinstance(far.exception(), Stopping) and len(reads) == 0
+
+
 async def test_a_read_without_confirmation_ends_at_its_deadline_and_frees_its_place() -> None:
     reads, deadlines = make_reads(count_max=2)
     loop = asyncio.get_running_loop()
