@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kvstore import dooms, sweeper
-from kvstore.keys import LATEST, LATEST_END
+from kvstore.keys import LATEST, LATEST_END, META_DOOM
 from kvstore.pb.rpc_pb2 import (
     Compare,
     DeleteRangeRequest,
@@ -143,6 +143,7 @@ async def test_the_dead_are_removed_in_the_background(store: Store) -> None:
     again.start()
     await until(lambda: not again._dooms)
     assert lying(again) == KEYS // 100
+    assert not list(again._db.iterator(prefix=META_DOOM))
     assert (await ask(again, everything()), await again.hash_all()) == before
     fill(again, compaction(again.revision))
     await until(lambda: again.is_swept)
@@ -189,6 +190,24 @@ def test_in_a_txn_it_counts_what_the_txn_has_put(store: Store) -> None:
     assert result.responses[2].response_txn.responses[0].response_delete_range.deleted == 2001
     assert result.responses[3].response_range.count == 0
     assert store.get_nowait(b"k000005") is None and store.get_nowait(b"knew") is None
+
+
+@pytest.mark.parametrize("put_first", [True, False])
+async def test_a_delete_to_the_open_end_beside_a_put(store: Store, put_first: bool) -> None:
+    """The one pair in a txn that the check for keys changed twice lets pass, as etcd's does."""
+    filled(store, 2000)
+    put = RequestOp(request_put=PutRequest(key=b"k000005", value=b"new"))
+    delete = RequestOp(request_delete_range=DeleteRangeRequest(key=b"k", range_end=b"\x00"))
+    [result] = fill(store, TxnRequest(success=[put, delete] if put_first else [delete, put]))
+    assert isinstance(result, TxnResponse)
+    left = [] if put_first else [(b"k000005", b"new", 1)]
+    while True:
+        found = await ask(store, everything())
+        assert [(kv.key, kv.value, kv.version) for kv in found.kvs] == left
+        assert (store.get_nowait(b"k000005") is None) == put_first
+        if not store._dooms:
+            break
+        store.sweep_slice()
 
 
 async def test_a_txn_that_fails_after_it_has_deleted_nothing(
