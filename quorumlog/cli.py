@@ -13,6 +13,7 @@ from typing import Any
 from quorumlog.commands import cluster, kv, txn
 from quorumlog.commands.arguments import CommandParser, Parser, add_global_options
 from quorumlog.commands.exits import EXIT_STATUS_HELP, Exit, UsageError, complain, drop_output
+from quorumlog.streams import occupy_standard_streams
 
 _DESCRIPTION = """\
 A replicated key-value store that speaks the etcd v3 API, and its command line.
@@ -30,6 +31,7 @@ _GLOBAL_OPTIONS_WITH_VALUE = frozenset({"--endpoints", "--timeout", "-o", "--out
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status. Never shows a traceback for what a user can do."""
+    occupy_standard_streams()
     args_given = list(sys.argv[1:] if argv is None else argv)
     command = command_in(args_given)
     name = f"quorumlog {command}" if command else "quorumlog"
