@@ -9,9 +9,11 @@ path, which must not be interrupted, with `run_at_once`.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Generator
 from time import perf_counter
 from typing import TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
@@ -27,6 +29,54 @@ RECORD_COST_BYTES = 128
 TURN_SECONDS = 0.002
 """How long a sliced read keeps the loop before it lets others run."""
 
+ROUND_SECONDS = 0.008
+"""About how long all reads together may keep one round of the loop. A turn for each would not do: one
+confirmation lets a thousand scans go, and they would hold up heartbeats for two seconds."""
+
+
+class _Turns:
+    """Shares the rounds of one loop among the reads on it. Who finds a round spent waits in a queue, of which
+    each later round lets one go; small reads pass by while there is time."""
+
+    __slots__ = ("__weakref__", "_is_due", "_spent_s", "_waiting")
+
+    def __init__(self) -> None:
+        self._spent_s = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_due = False
+
+    @property
+    def is_spent(self) -> bool:
+        return self._spent_s >= ROUND_SECONDS
+
+    def spend(self, seconds: float) -> None:
+        self._spent_s += seconds
+        self._wake()
+
+    async def wait(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._wake()
+        await future
+
+    def _wake(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._next_round)
+
+    def _next_round(self) -> None:
+        self._spent_s = 0.0
+        self._is_due = False
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():  # else its caller went away
+                future.set_result(None)
+                self._wake()
+                return
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
+
 
 def run_at_once(work: Sliced[T]) -> T:
     """Run `work` to its end without a pause."""
@@ -39,16 +89,28 @@ def run_at_once(work: Sliced[T]) -> T:
 
 
 async def run_sliced(work: Sliced[T]) -> T:
-    """Run `work`, letting the event loop turn about every `TURN_SECONDS`."""
-    turn_end = perf_counter() + TURN_SECONDS
+    """Run `work`, letting the event loop turn about every `TURN_SECONDS`, however many do so at once."""
+    loop = asyncio.get_running_loop()
+    turns = _turns.get(loop)
+    if turns is None:
+        turns = _turns[loop] = _Turns()
+    began = 0.0
     try:
+        if turns.is_spent:
+            await turns.wait()
+        began = perf_counter()
         while True:
             next(work)
-            if perf_counter() >= turn_end:
-                await asyncio.sleep(0)
-                turn_end = perf_counter() + TURN_SECONDS
+            spent_s = perf_counter() - began
+            if spent_s >= TURN_SECONDS:
+                began = 0.0
+                turns.spend(spent_s)
+                await turns.wait()
+                began = perf_counter()
     except StopIteration as stop:
         result: T = stop.value
         return result
     finally:
+        if began:
+            turns.spend(perf_counter() - began)
         work.close()  # a caller that went away: let go of the iterators now, not at some collection
