@@ -52,6 +52,22 @@ ITEM_BYTES = 64
 """What an item is charged above its bytes."""
 
 
+class Budget:
+    """What may still be put into one answer. All ranges of a txn share one: a hundred of them, each below the
+    limit, would otherwise fill the memory of every member that applies it, and again at each start."""
+
+    __slots__ = ("_left_bytes",)
+
+    def __init__(self) -> None:
+        self._left_bytes = RESPONSE_BYTES_MAX
+
+    def charge(self, size_bytes: int) -> None:
+        """Raises RESPONSE_TOO_LARGE."""
+        self._left_bytes -= size_bytes
+        if self._left_bytes < 0:
+            raise RESPONSE_TOO_LARGE.error()
+
+
 class RangeResult(NamedTuple):
     items: list[Item]
     count: int  # type: ignore[assignment]  # tuple.count is shadowed on purpose
@@ -316,12 +332,17 @@ def _with_values(view: View, items: list[Item]) -> Sliced[list[Item]]:
 # -- answering ----------------------------------------------------------------------------------------
 
 
-def fill_response(response: RangeResponse, result: RangeResult) -> Sliced[None]:
-    """Write `result` into `response`; of the header only the revision. Lets go of the items."""
+def fill_response(response: RangeResponse, result: RangeResult, budget: Budget | None = None) -> Sliced[None]:
+    """Write `result` into `response`; of the header only the revision. Lets go of the items.
+
+    Raises RESPONSE_TOO_LARGE if they are more than is left of `budget`.
+    """
+    budget = budget or Budget()
     response.header.revision = result.revision
     response.count = result.count
     response.more = result.more
     for chunk in _chunks(result.items):
+        budget.charge(sum([len(key) + len(stored) + ITEM_BYTES for key, stored in chunk]))
         add_items(response, chunk)
         yield
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from kvstore.dooms import LARGE_DELETE_KEYS, Doom
-from kvstore.errors import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND, RESPONSE_TOO_LARGE
+from kvstore.errors import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND
 from kvstore.keys import (
     EVENT,
     HEADER_BYTES,
@@ -43,7 +43,7 @@ from kvstore.pb.rpc_pb2 import (
 from kvstore.ranges import (
     COUNT_CHUNK,
     ITEM_BYTES,
-    RESPONSE_BYTES_MAX,
+    Budget,
     RangeResult,
     fill_response,
     lookup,
@@ -92,7 +92,12 @@ def put(state: Overlay, request: PutRequest) -> PutResponse | None:
     return response
 
 
-def delete_range(state: Overlay, request: DeleteRangeRequest, response: DeleteRangeResponse) -> Sliced[None]:
+def delete_range(
+    state: Overlay,
+    request: DeleteRangeRequest,
+    response: DeleteRangeResponse,
+    budget: Budget | None = None,
+) -> Sliced[None]:
     """Apply a delete of one key or of a range and write the answer. Raises RESPONSE_TOO_LARGE, and then
     has changed nothing."""
     span = request_span(request.key, request.range_end)
@@ -106,7 +111,8 @@ def delete_range(state: Overlay, request: DeleteRangeRequest, response: DeleteRa
             if request.prev_kv:
                 fill_kv(response.prev_kvs.add(), span.key, stored)
     elif not span.is_empty:
-        collected = worked = 0
+        budget = budget or Budget()
+        worked = 0
         for item in state.latest(*span.latest()):
             if item is None:
                 yield
@@ -116,9 +122,7 @@ def delete_range(state: Overlay, request: DeleteRangeRequest, response: DeleteRa
             worked += RECORD_COST_BYTES
             if request.prev_kv:
                 worked += len(stored)
-                collected += len(record) + len(stored) + ITEM_BYTES
-                if collected > RESPONSE_BYTES_MAX:
-                    raise RESPONSE_TOO_LARGE.error()
+                budget.charge(len(record) + len(stored) + ITEM_BYTES)
                 fill_kv(response.prev_kvs.add(), record[1:], stored)
             if count <= LARGE_DELETE_KEYS:
                 doomed.append(record[1:])
@@ -185,7 +189,7 @@ def txn(state: Overlay, request: TxnRequest) -> Sliced[TxnResponse]:
     response = TxnResponse()
     state.begin()
     try:
-        yield from _run(state, request, response, iter(chosen), state)
+        yield from _run(state, request, response, iter(chosen), state, Budget())
     except Exception:
         state.rollback()
         raise
@@ -198,7 +202,7 @@ def read_txn(view: View, request: TxnRequest) -> Sliced[TxnResponse]:
     chosen = yield from _choose(view, request)
     _check_branch(view, request, iter(chosen))
     response = TxnResponse()
-    yield from _run(view, request, response, iter(chosen), None)
+    yield from _run(view, request, response, iter(chosen), None, Budget())
     response.header.revision = view.revision
     return response
 
@@ -307,7 +311,12 @@ def _ops_on_path(request: TxnRequest, path: Iterator[bool]) -> Iterator[RequestO
 
 
 def _run(
-    view: View, request: TxnRequest, response: TxnResponse, path: Iterator[bool], state: Overlay | None
+    view: View,
+    request: TxnRequest,
+    response: TxnResponse,
+    path: Iterator[bool],
+    state: Overlay | None,
+    budget: Budget,
 ) -> Sliced[None]:
     """Run the chosen branch; `state` is the view itself where writing is allowed.
 
@@ -320,9 +329,9 @@ def _run(
         kind = op.WhichOneof("request")
         if kind == "request_range":
             found: RangeResult = yield from range_over(view, op.request_range)
-            yield from fill_response(answer.response_range, found)
+            yield from fill_response(answer.response_range, found, budget)
         elif kind == "request_txn":
-            yield from _run(view, op.request_txn, answer.response_txn, path, state)
+            yield from _run(view, op.request_txn, answer.response_txn, path, state, budget)
         elif state is None:
             raise AssertionError("a txn that only reads has a write in it")
         elif kind == "request_put":
@@ -332,7 +341,7 @@ def _run(
             else:
                 answer.response_put.header.revision = state.revision
         elif kind == "request_delete_range":
-            yield from delete_range(state, op.request_delete_range, answer.response_delete_range)
+            yield from delete_range(state, op.request_delete_range, answer.response_delete_range, budget)
         else:
             # Refused at the door, so this comes from another version: refused everywhere alike.
             raise KEY_NOT_FOUND.error()

@@ -168,6 +168,25 @@ async def test_an_answer_has_a_limit(store: Store, monkeypatch: pytest.MonkeyPat
     assert store.get_nowait(b"x") is None
 
 
+async def test_the_ranges_of_a_txn_share_the_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each for itself they let one request of a hundred scans fill the memory of every member."""
+    monkeypatch.setattr(ranges, "RESPONSE_BYTES_MAX", 10_000)
+    fill(store, *(PutRequest(key=b"%d" % i, value=bytes(3000)) for i in range(2)))
+    before = await store.hash_all()
+    read = RequestOp(request_range=everything())
+    child = RequestOp(request_txn=TxnRequest(success=[read]))
+    delete = RequestOp(request_delete_range=DeleteRangeRequest(key=b"0", range_end=b"2", prev_kv=True))
+    put = RequestOp(request_put=PutRequest(key=b"x"))
+    assert (await store.txn(TxnRequest(success=[read]))).responses[0].response_range.count == 2
+    for ops in ([read, read], [read, child], [child, child]):
+        with pytest.raises(ApiError, match="too large"):
+            await store.txn(TxnRequest(success=ops))
+    for ops in ([put, read, child], [read, delete], [child, delete]):
+        [result] = fill(store, TxnRequest(success=ops))
+        assert isinstance(result, ApiError) and "too large" in result.message
+    assert await store.hash_all() == before
+
+
 async def test_compacted_and_future(store: Store) -> None:
     fill(store, *(PutRequest(key=b"a") for _ in range(9)))
     fill(store, CompactionRequest(revision=5))
