@@ -130,6 +130,9 @@ class Proposals:
         self._waiters[sequence] = _Waiter(future, ORIGIN.pack(self._run_id, sequence) + command)
         self._bytes += size
         self._fresh.append(sequence)
+        if len(self._fresh) > 2 * self._count_max:
+            # Nothing is taken from here while a write hangs in the disk; what has expired stays behind.
+            self._fresh = [number for number in self._fresh if number in self._waiters]
         self._deadlines.add(due_s, sequence)
         self._stats.proposals += 1
         return future

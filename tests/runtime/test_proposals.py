@@ -71,6 +71,19 @@ async def test_a_payload_is_its_origin_and_the_command() -> None:
     assert [payload[ORIGIN_BYTES:] for payload in payloads] == [b"first", b"second"]
 
 
+async def test_what_expires_untaken_is_not_kept() -> None:
+    """As long as a write hangs in the disk nothing is taken from the table, and callers come and go."""
+    t = Table(count_max=10)
+    for now_s in range(100):
+        futures = [t.submit(due_s=now_s) for _ in range(10)]
+        t.expire(now_s + 2)
+        assert all(isinstance(outcome(future), NotLeader) for future in futures)
+    assert len(t.table) == 0 and len(t.table._fresh) <= 20
+    last = t.submit(b"last", due_s=1000)
+    [(_, [payload])] = t.take()
+    assert payload[ORIGIN_BYTES:] == b"last" and not last.done()
+
+
 async def test_the_result_goes_to_the_caller_and_an_exception_is_raised() -> None:
     t = Table()
     good, bad = t.submit(), t.submit()
