@@ -206,6 +206,7 @@ class StateCorrupt(StateError):
             f"the state in {path} is corrupt: {reason}. The next start builds it anew from the log"
         )
         self.path = path
+        self.reason = reason
 
 
 class StateFailed(StateError):

@@ -5,7 +5,8 @@ r"""How the state lies in LevelDB: four families of records, told apart by the f
     r | main | sub               what happened at that revision: flags, key, header, value.
     k | escaped key | main | sub index of r by key: empty for a put, one byte for a tombstone.
     m | name                     meta: position, format, how far compacted history is removed, ranges
-                                 deleted whose `c` records still lie there, what members published.
+                                 deleted whose `c` records still lie there, what members published,
+                                 which backup the state began from.
 
 main and sub are 8 bytes, big endian, so that byte order is the order of revisions. Reads at an old
 revision seek the largest (main, sub) <= R among a key's `k` records, then get that one `r`.
@@ -36,6 +37,9 @@ META_POSITION = META + b"position"
 META_SWEPT = META + b"swept"
 META_DOOM = META + b"doom/"
 META_MEMBER = META + b"member/"
+META_BASE = META + b"base"
+"""In a restored cluster the snapshot that its log begins on (`kvstore.restore.Base`), on every member the
+same. Without this record an empty state with a log from index 1 would look as good as a whole one."""
 
 FORMAT = 1
 """Stored under META_FORMAT; raised when the layout changes."""
@@ -154,3 +158,8 @@ def stored_of_event(event: bytes, key: bytes) -> bytes:
 def member_meta(member_id: int) -> bytes:
     """Return the key under which a member's published attributes are kept."""
     return META_MEMBER + META_NUMBER.pack(member_id)
+
+
+def is_own(record: bytes) -> bool:
+    """Tell whether a record is about this cluster or one member of it, and so is not in a backup."""
+    return record in (META_FORMAT, META_POSITION, META_BASE) or record.startswith(META_MEMBER)

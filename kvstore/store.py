@@ -29,13 +29,14 @@ When LevelDB's files turn out to be corrupt
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import plyvel
 from google.protobuf.message import DecodeError
 
 from kvstore import state_directory, txn
+from kvstore.backup import backup_records
 from kvstore.checks import check_delete_range, check_txn
 from kvstore.commands import KIND_BYTES, CommandKind
 from kvstore.dooms import Doom, bury_slice, doom_of_meta, is_doomed, write_tombstones
@@ -55,6 +56,7 @@ from kvstore.hashing import hash_all, hash_revisions
 from kvstore.keys import (
     FORMAT,
     LATEST,
+    META_BASE,
     META_DOOM,
     META_END,
     META_FORMAT,
@@ -78,6 +80,7 @@ from kvstore.pb.rpc_pb2 import (
 )
 from kvstore.ranges import RangeResult, check_revision, range_over
 from kvstore.slices import Sliced, run_at_once, run_sliced
+from kvstore.snapshot_file import SnapshotHeader, snapshot_pieces
 from kvstore.sweep import NOTHING_SWEPT, SweptSlice, sweep_slice, swept_end
 from kvstore.sweeper import Sweeper
 from kvstore.view import Overlay, SnapshotView
@@ -164,6 +167,7 @@ class Store:
         """Through which event compacted history is removed, packed."""
         self._dooms: list[Doom] = []
         """Large deletes whose dead records still lie there, in the order of their revisions."""
+        self._base = b""
         form = self._db.get(META_FORMAT, verify_checksums=True)
         if form is None:
             # The format was the first write of all, so nothing can be there without it.
@@ -179,6 +183,7 @@ class Store:
             unpacked = POSITION.unpack(position)
             self._applied_index, self._applied_term, self._revision, self._compact_revision = unpacked
         self._swept = self._db.get(META_SWEPT, NOTHING_SWEPT, verify_checksums=True)
+        self._base = self._db.get(META_BASE, b"", verify_checksums=True)
         for record, value in self._db.iterator(prefix=META_DOOM, verify_checksums=True):
             self._dooms.append(doom_of_meta(record, value))
 
@@ -439,16 +444,49 @@ class Store:
 
         return await self._read(work)
 
-    async def _read(self, work: Callable[[SnapshotView], Sliced[T]]) -> T:
+    async def backup(self, cluster_id: int, member_id: int, time_ms: int) -> AsyncGenerator[bytes, None]:
+        """Yield the state as it is now, in the format of `kvstore.snapshot_file`, piece by piece.
+
+        Each piece is made in one short step when it is asked for; to let the loop turn in between is up
+        to the caller, who waits for his writes anyhow. Close it, or LevelDB keeps what it shows.
+        """
         self._check_usable()
+        view = self._view()
+        header = SnapshotHeader(
+            FORMAT,
+            cluster_id,
+            member_id,
+            self._applied_index,
+            self._applied_term,
+            self._revision,
+            self._compact_revision,
+            time_ms,
+        )
+        try:
+            for piece in snapshot_pieces(header, backup_records(view)):
+                yield piece
+        except plyvel.Error as error:
+            raise self._failed(error) from error
+        except RuntimeError:
+            if self._closed:
+                raise SERVER_STOPPED.error() from None
+            raise
+        finally:
+            view.close()
+
+    def _view(self) -> SnapshotView:
         # Snapshot and revision in one turn of the loop: apply cannot come between.
-        view = SnapshotView(
+        return SnapshotView(
             self._db.snapshot(),
             self._revision,
             self._compact_revision,
             is_swept=self.is_swept,
             dooms=tuple(self._dooms),
         )
+
+    async def _read(self, work: Callable[[SnapshotView], Sliced[T]]) -> T:
+        self._check_usable()
+        view = self._view()
         try:
             return await run_sliced(work(view))
         except plyvel.Error as error:
@@ -470,6 +508,11 @@ class Store:
             raise self._failed(error) from error
         found = (PublishRequest.FromString(value) for _, value in records)
         return {published.member_id: published for published in found}
+
+    @property
+    def base(self) -> bytes:
+        """What a restored state began from (`kvstore.keys.META_BASE`); empty for any other."""
+        return self._base
 
     def size_bytes(self) -> int:
         """Return what the state takes on disk."""
@@ -507,15 +550,28 @@ class Store:
         return failure
 
 
-def open_or_rebuild(path: str, *, flush_bytes: int = 64 * MIB) -> Store:
+def open_or_rebuild(path: str, *, base: bytes = b"", flush_bytes: int = 64 * MIB) -> Store:
     """Open the state in `path`; if it is corrupt, remove it and begin an empty one.
 
     Nothing acknowledged is lost by that: the log replays it. Whoever drives the store must compare
     `applied_index` with the first index that the log still has.
+
+    `base`: what this cluster was restored from, if it was. Its log does not hold that, so a replay onto an
+    empty state would lose it without a word: then a state that is corrupt, or does not stand on
+    `base`, is refused. Raises StateError.
     """
     try:
-        return Store(path, flush_bytes=flush_bytes)
+        store = Store(path, flush_bytes=flush_bytes)
+        if store.base != base:
+            store.close()
+            what = "is not what this member was restored to" if base else "was restored, this member was not"
+            raise StateFailed(path, f"it {what}, and its log cannot tell what is missing")
+        return store
     except StateCorrupt as error:
+        if base:
+            raise StateFailed(
+                path, f"{error.reason}. This member was restored from a snapshot, which its log does not hold"
+            ) from error
         logger.error("%s; removing it now", error)
         Store.wipe(path)
         return Store(path, flush_bytes=flush_bytes)

@@ -1,21 +1,45 @@
-"""etcd's services, one file a service. Handlers know no transport: a door calls `answer`."""
+"""etcd's services and ours, one file a service. Handlers know no transport: a door calls `answer`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kvstore.api.call import ApiContext, ApiSettings, Call, Method, answer
+from kvstore.api.backup import BackupService
+from kvstore.api.call import (
+    ApiContext,
+    ApiSettings,
+    Call,
+    Method,
+    StreamMethod,
+    answer,
+    answer_stream,
+)
 from kvstore.api.cluster import ClusterService, publish_member
 from kvstore.api.kv import KvService
 from kvstore.api.maintenance import MaintenanceService
 
-__all__ = ["ApiContext", "ApiSettings", "Call", "Method", "answer", "build_methods", "publish_member"]
+__all__ = [
+    "ApiContext",
+    "ApiSettings",
+    "Call",
+    "Method",
+    "StreamMethod",
+    "answer",
+    "answer_stream",
+    "build_methods",
+    "publish_member",
+]
 
 
-def build_methods(context: ApiContext, peer_urls: Mapping[int, Sequence[str]]) -> dict[str, Method]:
+def build_methods(
+    context: ApiContext, peer_urls: Mapping[int, Sequence[str]]
+) -> dict[str, Method | StreamMethod]:
     """Return every method that is served, by its gRPC path. What is not here is UNIMPLEMENTED.
 
     `peer_urls`: of every member, by member id.
     """
     services = (KvService(context), MaintenanceService(context), ClusterService(context, peer_urls))
-    return {method.path: method for service in services for method in service.methods()}
+    methods: dict[str, Method | StreamMethod] = {}
+    for service in services:
+        methods |= {method.path: method for method in service.methods()}
+    return methods | {method.path: method for method in BackupService(context).methods()}

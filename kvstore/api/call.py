@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -77,6 +78,14 @@ class Method(NamedTuple):
     handler: Callable[[Any, Call], Awaitable[Reply]]
 
 
+class StreamMethod(NamedTuple):
+    """A method that answers with a stream: its path, its request's type, what yields the replies."""
+
+    path: str
+    request_type: type[Message]
+    handler: Callable[[Any, Call], AsyncGenerator[Reply, None]]
+
+
 class ApiContext:
     """What handlers stand on: a replica, its store, and the settings."""
 
@@ -143,22 +152,44 @@ async def answer(method: Method, call: Call) -> bytes:
 
     Every door goes through here, so that whatever happens in a handler has one meaning.
     """
-    try:
-        request = method.request_type.FromString(call.request_bytes)
-    except DecodeError:
-        raise UNPARSABLE.error() from None
+    request = _parse(method, call)
     try:
         reply = await method.handler(request, call)
         return reply if isinstance(reply, bytes) else reply.SerializeToString()
     except ApiError:
         raise
-    except RaftError as error:
-        raise from_raft(error, leader_known=False) from error  # no status: not started yet, or ending
-    except StateError:
-        # Logged where it happened. This member is ending; another can serve.
-        raise SERVER_STOPPED.error(applied="unknown") from None
     except Exception as error:
-        # Type and frames, not the text: an exception's text may quote a key.
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("%s: unexpected %s\n%s", method.path, type(error).__name__, frames)
-        raise INTERNAL.error(applied="unknown") from None
+        raise _as_api_error(method, error) from error
+
+
+async def answer_stream(method: StreamMethod, call: Call) -> AsyncGenerator[bytes, None]:
+    """The same for a stream. The next reply is made when it is asked for. To be closed by who asks."""
+    request = _parse(method, call)
+    try:
+        async with aclosing(method.handler(request, call)) as replies:
+            async for reply in replies:
+                yield reply if isinstance(reply, bytes) else reply.SerializeToString()
+    except ApiError:
+        raise
+    except Exception as error:
+        raise _as_api_error(method, error) from error
+
+
+def _parse(method: Method | StreamMethod, call: Call) -> Message:
+    try:
+        return method.request_type.FromString(call.request_bytes)
+    except DecodeError:
+        raise UNPARSABLE.error() from None
+
+
+def _as_api_error(method: Method | StreamMethod, error: Exception) -> ApiError:
+    """Return what a client is told of an error that no handler was meant to let through."""
+    if isinstance(error, RaftError):
+        return from_raft(error, leader_known=False)  # no status: not started yet, or ending
+    if isinstance(error, StateError):
+        # Logged where it happened. This member is ending; another can serve.
+        return SERVER_STOPPED.error(applied="unknown")
+    # Type and frames, not the text: an exception's text may quote a key.
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s: unexpected %s\n%s", method.path, type(error).__name__, frames)
+    return INTERNAL.error(applied="unknown")

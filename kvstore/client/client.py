@@ -12,7 +12,8 @@ until `timeout_s`; when no endpoint can even be connected to, the call fails at 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import NoReturn, TypeVar
 
@@ -24,7 +25,7 @@ from kvstore.client.connection import Connection, Metadata, Method, NoConnection
 from kvstore.client.endpoints import check_endpoints
 from kvstore.client.errors import ClientError, OutcomeUnknown, Unavailable
 from kvstore.client.operations import Delete, Put, Range, SortOrder, SortTarget, Txn
-from kvstore.pb import rpc_pb2
+from kvstore.pb import backup_pb2, rpc_pb2
 
 CONNECT_TIMEOUT_S = 2.0
 """etcdctl's --dial-timeout."""
@@ -251,6 +252,36 @@ class Client:
         """Hash the history of the member at `endpoint` up to `revision` (0: the newest)."""
         request = rpc_pb2.HashKVRequest(revision=revision)
         return results.hash_kv_from(await self._ask_one(endpoint, wire.HASH_KV, request, timeout_s))
+
+    async def snapshot(self, *, timeout_s: float | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield a backup of the whole state, piece by piece, in the format of docs/backup.md.
+
+        The state is as of now or later. `timeout_s` is for the first piece, and then for each. Once that
+        has come no other endpoint is tried: what failed later must be begun again. It is whole only if
+        this ends without an error and the pieces pass `kvstore.snapshot_file`. A server that is
+        not quorumlog refuses (UNIMPLEMENTED). Close it (contextlib.aclosing) if you leave early.
+        """
+        deadline = self._deadline(timeout_s)
+        pause_s = _ROUND_PAUSE_S_MIN
+        while True:
+            errors: list[Unavailable] = []
+            for connection in self._in_order():
+                has_begun = False
+                silence_s = max(_left(deadline), _ROUND_S_MIN)
+                request = backup_pb2.SnapshotRequest()
+                try:
+                    await connection.connect(_left(deadline))
+                    stream = connection.stream(wire.SNAPSHOT, request, silence_s, wire.REQUIRE_LEADER)
+                    async with aclosing(stream):
+                        async for response in stream:
+                            has_begun = True
+                            yield response.data
+                    return
+                except Unavailable as error:
+                    if has_begun:
+                        raise
+                    errors.append(error)
+            pause_s = await _pause_or_raise(errors, deadline, pause_s)
 
     # Policy
 

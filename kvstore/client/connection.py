@@ -7,7 +7,7 @@ certainly not applied; whatever fails in `call` is judged by `errors.classify`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -16,7 +16,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from kvstore.client.errors import APPLIED_TRAILER, ClientError, Unavailable, classify
-from kvstore.pb import rpc_pb2
+from kvstore.pb import backup_pb2, rpc_pb2
 
 _REASON_TIMEOUT_S = 1.0
 """For asking gRPC why there is no connection. It answers at once; this guards against a hang."""
@@ -43,7 +43,7 @@ Response = TypeVar("Response", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Method(Generic[Response]):
-    """A unary method, called by its path: no generated stub is needed."""
+    """A method, called by its path: no generated stub is needed."""
 
     path: str
     response_type: type[Response]
@@ -59,6 +59,9 @@ TXN_READ: Final = Method("/etcdserverpb.KV/Txn", rpc_pb2.TxnResponse, False)
 MEMBER_LIST: Final = Method("/etcdserverpb.Cluster/MemberList", rpc_pb2.MemberListResponse, False)
 STATUS: Final = Method("/etcdserverpb.Maintenance/Status", rpc_pb2.StatusResponse, False)
 HASH_KV: Final = Method("/etcdserverpb.Maintenance/HashKV", rpc_pb2.HashKVResponse, False)
+SNAPSHOT: Final = Method("/quorumlogpb.Maintenance/Snapshot", backup_pb2.SnapshotResponse, False)
+
+_END_OF_STREAM: Final = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -158,6 +161,36 @@ class Connection:
             return await self._invoke(method, request, timeout_s, metadata)
         except grpc.aio.AioRpcError as error:
             raise self._error_from(error, method.is_write) from None
+
+    async def stream(
+        self, method: Method[Response], request: Message, silence_s: float, metadata: Metadata = ()
+    ) -> AsyncGenerator[Response, None]:
+        """Send one request and yield the responses until the server ends the stream well.
+
+        Raises ClientError, also where nothing comes for `silence_s`. To be closed by the caller.
+        """
+        multicallable = self._channel.unary_stream(
+            method.path,
+            request_serializer=_serialize,
+            response_deserializer=method.response_type.FromString,
+        )
+        call: Any = multicallable(request, metadata=tuple(metadata))
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(silence_s):
+                        response = await call.read()
+                except TimeoutError:
+                    raise Unavailable(
+                        "nothing came within the time limit", code="DEADLINE_EXCEEDED", endpoint=self.endpoint
+                    ) from None
+                except grpc.aio.AioRpcError as error:
+                    raise self._error_from(error, method.is_write) from None
+                if response is _END_OF_STREAM:
+                    return
+                yield response
+        finally:
+            call.cancel()
 
     async def _invoke(
         self, method: Method[Response], request: Message, timeout_s: float, metadata: Metadata

@@ -7,16 +7,18 @@ out, without generated stubs or interceptors.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from kvstore.api import Method, answer
-from kvstore.errors import ApiError
-from kvstore.pb import rpc_pb2
+from kvstore.api import Method, StreamMethod, answer, answer_stream
+from kvstore.errors import TIMEOUT, ApiError
+from kvstore.pb import backup_pb2, rpc_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,11 @@ APPLIED_KEY = "quorumlog-applied"
 RETRYABLE_KEY = "quorumlog-retryable"
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
-_KNOWN_SERVICES = frozenset(service.full_name for service in rpc_pb2.DESCRIPTOR.services_by_name.values())
+_KNOWN_SERVICES = frozenset(
+    service.full_name
+    for file in (rpc_pb2, backup_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class GrpcDoorSettings:
     """What clients may ping without being cut (etcd's --grpc-keepalive-min-time)."""
     keepalive_interval_s: float = 7200.0
     keepalive_timeout_s: float = 20.0
+    stalled_write_s: float = 60.0
+    """A stream whose client takes nothing for so long is ended: what it reads from is held open."""
 
     def options(self) -> list[tuple[str, int]]:
         """Return grpcio's channel arguments."""
@@ -87,9 +95,11 @@ class GrpcCall:
 class GrpcDoor:
     """Serves `methods` on one address. start() once, stop() once."""
 
-    def __init__(self, methods: Mapping[str, Method], settings: GrpcDoorSettings | None = None) -> None:
+    def __init__(
+        self, methods: Mapping[str, Method | StreamMethod], settings: GrpcDoorSettings | None = None
+    ) -> None:
         self._settings = settings or GrpcDoorSettings()
-        self._handlers = _Handlers(methods)
+        self._handlers = _Handlers(methods, self._settings.stalled_write_s)
         self._server: Any = None
 
     async def start(self, address: str) -> int:
@@ -117,8 +127,11 @@ class GrpcDoor:
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Finds what answers a path: all made beforehand, since grpcio asks at each call."""
 
-    def __init__(self, methods: Mapping[str, Method]) -> None:
-        self._by_path = {path: _unary(method) for path, method in methods.items()}
+    def __init__(self, methods: Mapping[str, Method | StreamMethod], stalled_write_s: float) -> None:
+        self._by_path = {
+            path: _unary(method) if isinstance(method, Method) else _stream(method, stalled_write_s)
+            for path, method in methods.items()
+        }
         self._by_path[HEALTH_CHECK] = grpc.unary_unary_rpc_method_handler(_check_health)
 
     def service(self, handler_call_details: Any) -> Any:
@@ -132,14 +145,36 @@ def _unary(method: Method) -> Any:
             return await answer(method, GrpcCall(request, context))
         except ApiError as error:
             failure = error
-        trailers = (
-            (APPLIED_KEY, failure.applied),
-            (RETRYABLE_KEY, "true" if failure.retryable else "false"),
-        )
-        await context.abort(_STATUS[failure.code], failure.message, trailers)
+        await _abort(context, failure)
         raise AssertionError("abort raises")
 
     return grpc.unary_unary_rpc_method_handler(behaviour)
+
+
+def _stream(method: StreamMethod, stalled_write_s: float) -> Any:
+    async def behaviour(request: bytes, context: Any) -> None:
+        try:
+            async with aclosing(answer_stream(method, GrpcCall(request, context))) as replies:
+                # The next reply is made when this one is written: a slow client slows only itself.
+                async for reply in replies:
+                    async with asyncio.timeout(stalled_write_s):
+                        await context.write(reply)
+            return
+        except ApiError as error:
+            failure = error
+        except TimeoutError:
+            failure = TIMEOUT.error()
+        await _abort(context, failure)
+
+    return grpc.unary_stream_rpc_method_handler(behaviour)
+
+
+async def _abort(context: Any, failure: ApiError) -> None:
+    trailers = (
+        (APPLIED_KEY, failure.applied),
+        (RETRYABLE_KEY, "true" if failure.retryable else "false"),
+    )
+    await context.abort(_STATUS[failure.code], failure.message, trailers)
 
 
 def _unimplemented(path: str) -> Any:
