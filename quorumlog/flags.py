@@ -117,9 +117,10 @@ def member_id(peer_urls: tuple[str, ...], token: str) -> NodeId:
     return int.from_bytes(hashlib.sha1(text.encode(), usedforsecurity=False).digest()[:8]) or 1
 
 
-def cluster_id(member_ids: list[NodeId]) -> int:
-    """Return the id of the cluster that begins with these members."""
-    text = b"".join(i.to_bytes(8) for i in sorted(member_ids))
+def cluster_id(member_ids: list[NodeId], base: bytes = b"") -> int:
+    """Return the id of the cluster that begins with these members, and with what it was restored to
+    (`kvstore.restore.Base`, packed): only members that agree in both may talk to each other."""
+    text = b"".join(i.to_bytes(8) for i in sorted(member_ids)) + base
     return int.from_bytes(hashlib.sha1(text, usedforsecurity=False).digest()[:8]) or 1
 
 

@@ -43,7 +43,8 @@ from kvstore import (
     open_or_rebuild,
     publish_member,
 )
-from quorumlog.flags import ServeConfig, add_options, load
+from quorumlog.flags import ServeConfig, add_options, cluster_id, load
+from quorumlog.restore import read_base
 from raft import (
     ConfigError,
     DataDirectory,
@@ -174,11 +175,12 @@ class _Server:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config = self._config
-        directory = _open_directory(config)
+        base = read_base(config.data_dir)
+        directory = _open_directory(config, base)
         stack.callback(directory.close)
         for url in (*config.listen_client_urls, *config.listen_peer_urls):
             check_can_listen(address_of(url))
-        store = open_or_rebuild(directory.state_path)
+        store = open_or_rebuild(directory.state_path, base=base)
         loop = asyncio.get_running_loop()
 
         def state_failed(error: StateError) -> None:  # on whichever thread noticed it
@@ -286,8 +288,9 @@ def _leave_now(status: int) -> None:
     os._exit(status)
 
 
-def _open_directory(config: ServeConfig) -> DataDirectory:
-    """Open the data directory, or make it for the initial cluster. Raises StorageError."""
+def _open_directory(config: ServeConfig, base: bytes) -> DataDirectory:
+    """Open the data directory, or make it for the initial cluster. `base`: what it was restored to, if
+    it was. Raises StorageError."""
     if not config.is_cluster_given:
         try:
             return DataDirectory.open(config.data_dir)
@@ -295,7 +298,7 @@ def _open_directory(config: ServeConfig) -> DataDirectory:
             pass  # it was never used: this is its first start
     return DataDirectory.open(
         config.data_dir,
-        cluster_id=config.cluster_id,
+        cluster_id=cluster_id(list(config.members), base),
         node_id=config.node_id,
         members=config.members,
     )

@@ -45,6 +45,8 @@ class CommandParser(Parser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
+        if self._subparsers is not None:  # `snapshot save ...`: what follows is for another parser
+            return super().parse_known_args(args, namespace)
         return super().parse_known_args(self._options_first(args or ()), namespace)
 
     def _options_first(self, args: Sequence[str]) -> list[str]:

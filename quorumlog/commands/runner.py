@@ -49,6 +49,17 @@ def run(args: argparse.Namespace, action: Action, *, is_write: bool, default_out
         return Exit.INTERRUPTED
 
 
+def print_locally(args: argparse.Namespace, show: Callable[[Output], None], *, default_output: str) -> Exit:
+    """Print the result of a command that asked no server."""
+    output = Output(args.output or default_output, is_hex=False)
+    try:
+        show(output)
+        output.flush()
+    except OutputError as error:
+        return _report_output_failure(f"quorumlog {args.command}", error)
+    return Exit.OK
+
+
 def _report_output_failure(command: str, error: OutputError) -> Exit:
     drop_output()
     if isinstance(error.__cause__, BrokenPipeError):
