@@ -187,6 +187,14 @@ probe() {
     "$top/.venv/bin/python" -m quorumlog.probe "$seconds" "$read" "${arguments[@]}"
 }
 
+# Ends with an error if a process that no pid file tells of has the data of node I in use: this script was
+# killed, or a disk was full, between the start of a node and the note of it.
+must_be_unused() { # NODE
+    local file=$directory/n$1/data/LOCK
+    [[ ! -e $file ]] || flock -n "$file" true ||
+        die "the data of n$1 is in use by pid $(tr -dc 0-9 <"$file"), which was not noted here: end it first"
+}
+
 # Waits until the nodes given serve, or shows why one does not and ends.
 wait_until_serving() { # READ NODE...
     local read=$1 lines i verdict reason
@@ -309,10 +317,14 @@ command_wipe() {
     if [[ $# -gt 0 ]]; then
         take_node "$@"
         [[ $(node_state "$node") == stopped ]] || die "n$node runs: stop it first (kill $node)"
+        must_be_unused "$node"
         rm -rf "${directory:?}/n$node"
         echo "the data of n$node is gone; the others know that and will not take it back under its old identity"
         return
     fi
+    for ((i = 1; i <= size; i++)); do
+        [[ $(node_state "$i") != stopped ]] || must_be_unused "$i"
+    done
     for ((i = 1; i <= size; i++)); do
         signal_node "$i" KILL || true
     done

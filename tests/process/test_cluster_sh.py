@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from raft import DataDirectory, InitialMember
+
 ROOT = Path(__file__).resolve().parents[2]
 PORTS_PER_CLUSTER = 100
 
@@ -202,6 +204,25 @@ def test_a_paused_node_can_be_stopped(script: Script, sleeper: subprocess.Popen[
 def test_which_node(script: Script, arguments: list[str], says: str) -> None:
     script.pretend(pid=1, started=-1)
     assert says in script.refused(*arguments, status=2)
+
+
+@pytest.mark.parametrize("arguments", [["wipe"], ["wipe", "1"]])
+def test_data_in_use_is_not_wiped_though_no_pid_file_tells_of_it(
+    script: Script, arguments: list[str]
+) -> None:
+    """The script was killed, or its disk was full, between the start of a node and the note of its pid."""
+    script.pretend(pid=1, started=-1)
+    directory = DataDirectory.open(
+        str(script.directory / "n1" / "data"), cluster_id=1, node_id=1, members={1: InitialMember("n1", ())}
+    )
+    try:
+        refusal = script.refused(*arguments)
+        assert f"the data of n1 is in use by pid {os.getpid()}" in refusal
+        assert (script.directory / "n1" / "data" / "identity.json").exists()
+    finally:
+        directory.close()
+    script.ok(*arguments)
+    assert not (script.directory / "n1").exists()
 
 
 def test_wipe_removes_only_what_is_its_own(script: Script) -> None:
