@@ -38,7 +38,12 @@ Reply: TypeAlias = Message | bytes
 
 DEADLINE_SHARE = 0.9
 """How much of a client's own deadline a wait may use: the answer must come before it, so that the client
-reads "request timed out" from us and not merely its own DeadlineExceeded."""
+reads "request timed out" from us, and whether a write may have been applied, and not merely its own
+DeadlineExceeded."""
+
+DEADLINE_MARGIN_S = 0.15
+"""At least so much is left of it, if half of it allows: the log looks at deadlines once a tick, so a wait
+may last two ticks longer than it was to."""
 
 
 class Call(Protocol):
@@ -144,7 +149,7 @@ class ApiContext:
             return longest
         if left <= 0:
             raise TIMEOUT.error()
-        return min(longest, left * DEADLINE_SHARE)
+        return min(longest, left * DEADLINE_SHARE, max(left - DEADLINE_MARGIN_S, left / 2))
 
 
 async def answer(method: Method, call: Call) -> bytes:
