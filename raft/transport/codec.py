@@ -35,6 +35,9 @@ FRAME_MESSAGES_MAX: Final = 65_536
 PAYLOADS_MAX: Final = 65_536
 """In one Propose."""
 NAME_CHARS_MAX: Final = 255
+TERM_MAX: Final = 1 << 62
+"""No election ever comes near it. A damaged term is made durable, and passed on, by whoever takes it for a newer
+one; of the largest, the next election would not fit 64 bits and end every member, at each start again."""
 
 
 class CodecError(ValueError):
@@ -262,6 +265,8 @@ def decode_frame(data: bytes) -> Frame:
         if kind is None:
             unknown_count += 1
             continue
+        if envelope.term > TERM_MAX:
+            raise CodecError(f"a message of term {envelope.term}")
         try:
             messages.append(_DECODERS[kind](envelope, getattr(envelope, kind)))
         except ValueError as error:

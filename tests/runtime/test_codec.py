@@ -17,7 +17,7 @@ from raft.transport import codec
 
 IDS = st.integers(1, 2**64 - 1)
 NUMBERS = st.integers(0, 2**63)
-TERMS = st.integers(1, 2**63)
+TERMS = st.integers(1, codec.TERM_MAX)
 ENVELOPE = {"sender": IDS, "to": IDS, "term": TERMS}
 
 
@@ -180,6 +180,10 @@ def block(*entries: Entry) -> bytes:
             "bad append_entries",
         ),
         (pb.PeerMessage(sender=1, to=2, term=9, propose=pb.Propose(ticket=1)), "no payload"),
+        (
+            pb.PeerMessage(sender=1, to=2, term=2**64 - 1, pre_vote=pb.PreVote()),
+            "of term 18446744073709551615",
+        ),
         (pb.PeerMessage(sender=1, to=2, term=9, propose_reply=pb.ProposeReply(reason=77)), "77"),
         (
             pb.PeerMessage(sender=1, to=2, term=9, install_snapshot=pb.InstallSnapshot(index=1, term=1)),
