@@ -447,8 +447,8 @@ class Store:
     async def backup(self, cluster_id: int, member_id: int, time_ms: int) -> AsyncGenerator[bytes, None]:
         """Yield the state as it is now, in the format of `kvstore.snapshot_file`, piece by piece.
 
-        Each piece is made in one short step when it is asked for; to let the loop turn in between is up
-        to the caller, who waits for his writes anyhow. Close it, or LevelDB keeps what it shows.
+        Each piece, which may be empty, is made in one short step when it is asked for; to let the loop
+        turn in between is up to the caller. Close it, or LevelDB keeps what it shows.
         """
         self._check_usable()
         view = self._view()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -35,8 +36,12 @@ class BackupService:
             replica = context.replica
             pieces = context.store.backup(replica.cluster_id, replica.node_id, int(time.time() * 1000))
             async with aclosing(pieces):
+                began = time.perf_counter()
                 async for piece in pieces:
-                    # An empty one too: waiting for its write is what lets the loop turn.
-                    yield SnapshotResponse(data=piece)
+                    # As long a pause as the work took: everybody else has half of the loop at least.
+                    await asyncio.sleep(time.perf_counter() - began)
+                    if piece:
+                        yield SnapshotResponse(data=piece)
+                    began = time.perf_counter()
         finally:
             self._running -= 1

@@ -14,8 +14,8 @@ import pytest
 
 from kvstore import ApiContext, GrpcDoor, GrpcDoorSettings, build_methods
 from kvstore.api.backup import BACKUPS_MAX
-from kvstore.errors import ApiError, StateFailed
-from kvstore.keys import EVENT, LATEST, META_BASE, is_own
+from kvstore.errors import ApiError, StateCorrupt, StateFailed
+from kvstore.keys import EVENT, LATEST, META_BASE, META_DOOM, is_own
 from kvstore.pb.backup_pb2 import SnapshotRequest, SnapshotResponse
 from kvstore.pb.rpc_pb2 import (
     CompactionRequest,
@@ -38,6 +38,7 @@ from kvstore.store import Store, open_or_rebuild
 from raft import Command, NoQuorum
 
 from .replicas import LocalReplica, LocalServer, command_of
+from .test_state import flip, tables
 
 PATH = "/quorumlogpb.Maintenance/Snapshot"
 
@@ -144,7 +145,9 @@ async def test_large_deletes_are_in_it_whole_or_not_at_all(store: Store, tmp_pat
         found = await copy.range(RangeRequest(key=b"k", range_end=b"l", count_only=True))
         assert found.count == count
         reader = SnapshotReader(io.BytesIO(data), len(data))
-        sizes.append(sum(key.startswith(LATEST) for chunk in reader.chunks() for key, _ in chunk))
+        keys = [key for chunk in reader.chunks() for key, _ in chunk]
+        sizes.append(sum(key.startswith(LATEST) for key in keys))
+        assert not any(key.startswith(META_DOOM) for key in keys)
         if name == "before":
             do(copy, delete)
         assert await copy.hash_revisions(0) == await store.hash_revisions(0)
@@ -353,3 +356,16 @@ async def test_a_store_that_is_closed_ends_the_backup(tmp_path: Path) -> None:
     with pytest.raises(ApiError, match="server stopped"):
         async for _ in pieces:
             pass
+
+
+async def test_a_damaged_state_is_not_backed_up(tmp_path: Path) -> None:
+    path = str(tmp_path / "damaged")
+    store = Store(path)
+    do(store, *(PutRequest(key=b"%06d" % number, value=b"v" * 200) for number in range(1000)))
+    store.close()
+    for table in tables(path):
+        flip(table, 100)
+    store = Store(path)
+    with pytest.raises(StateCorrupt):
+        await taken(store)
+    store.close()

@@ -143,6 +143,12 @@ def test_a_count_that_is_wrong_is_refused() -> None:
         read(data + hashlib.sha256(data).digest())
 
 
+def test_a_trailer_that_is_nearly_right_is_refused() -> None:
+    data = next(snapshot_pieces(HEADER, [])) + bytes(7) + b"\x01" + bytes(8)
+    with pytest.raises(SnapshotDamaged, match="trailer"):
+        read(data + hashlib.sha256(data).digest())
+
+
 def test_a_length_is_not_believed_before_it_is_checked() -> None:
     head = next(snapshot_pieces(HEADER, []))
     for length in (2**32 - 1, 1 << 20):
