@@ -36,8 +36,8 @@ PAYLOADS_MAX: Final = 65_536
 """In one Propose."""
 NAME_CHARS_MAX: Final = 255
 TERM_MAX: Final = 1 << 62
-"""No election ever comes near it. A damaged term is made durable, and passed on, by whoever takes it for a newer
-one; of the largest, the next election would not fit 64 bits and end every member, at each start again."""
+"""No election ever comes near it. A damaged one is made durable and passed on by whoever takes it for newer;
+of the largest, the next election would not fit 64 bits and end every member, at each start again."""
 
 
 class CodecError(ValueError):
