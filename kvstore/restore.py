@@ -6,6 +6,9 @@ in its log, and what its members published.
 
 A state that did not come out of a log is a danger: nothing in the log says that it must be there. So what it
 began from, the `Base`, is written into it, and `store.open_or_rebuild` is told to insist on it.
+
+The same holds between members: one whose state is gone cannot be brought up from a restored cluster's log,
+even if that still begins at 1. It needs the state of another member, its `Base` with it.
 """
 
 from __future__ import annotations
