@@ -35,6 +35,7 @@ class PartFile:
             # Whoever held it may have given it its name meanwhile: then this is a finished file.
             if not _is_same(self.part_path, descriptor):
                 raise PartFileBusy(f"another process has just written {self.part_path}")
+            os.fchmod(descriptor, 0o600)  # also of one that was there: keys and values are in it
             os.ftruncate(descriptor, 0)
             self.file: BinaryIO = os.fdopen(descriptor, "w+b")
         except BaseException:
