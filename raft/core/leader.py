@@ -142,16 +142,16 @@ class Leadership:
     # Replication
 
     def pump(self) -> None:
-        """Send everyone as much as his window allows, and begin a read round if one is due.
+        """Send everyone what his window allows, and begin a read round if one is due.
 
         Called once for each Ready, not once for each proposal, so that whatever gathered in a
-        turn of the loop leaves in one message.
+        turn of the loop leaves in one message. One message a member: who is far behind gets the next by
+        the next Ready. A whole window of old entries, read and packed at once, held the loop for 0.2 s.
         """
         self.wants_pump = False
         for member in self._members:
-            if member != self._config.node_id:
-                while self._send_append(member, even_if_empty=False):
-                    pass
+            if member != self._config.node_id and self._send_append(member, even_if_empty=False):
+                self.wants_pump = True
         if self._log.commit_index >= self.noop_index and self.reads.begin(self._log.commit_index):
             self.reads.acked(self._config.node_id, self.reads.current)
             self.send_heartbeats()

@@ -122,7 +122,9 @@ class Driver:
         self._next_note_s = 0.0
 
     def start(self) -> None:
-        """Begin to tick."""
+        """Begin to tick, unless something fatal was found while the network came up."""
+        if self._stopped:
+            return
         self._next_tick_s = self._loop.time() + self._config.tick_interval_s
         self._tick_timer = self._loop.call_at(self._next_tick_s, self._on_tick)
         self.wake()

@@ -222,9 +222,11 @@ class GrpcTransport:
             self._log_once(hello.sender, f"a frame that cannot be read: {error}")
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except asyncio.CancelledError:
-            if self._inbound[hello.sender].task is task:
+            current = self._inbound.get(hello.sender)
+            if current is not None and current.task is task:
                 raise
-            # Replaced. A cancelled handler ends here only: the other side must be told.
+            # Replaced, perhaps by one that has ended already. A cancelled handler ends here only: the
+            # other side must be told.
             task.uncancel()
             await context.abort(grpc.StatusCode.ABORTED, "a newer stream took this one's place")
         finally:
@@ -266,8 +268,11 @@ class GrpcTransport:
             self._handler.on_messages(fitting)
 
     def _log_once(self, sender: NodeId, text: str) -> None:
-        if (sender, text) not in self._logged:
-            self._logged.add((sender, text))
+        """Log the first of a kind: what stands before the colon. The rest may differ each time, and a
+        member that redials for ever would fill the memory with what was logged."""
+        kind = (sender, text.partition(":")[0])
+        if kind not in self._logged:
+            self._logged.add(kind)
             logger.warning("from %s: %s", self._peers.get(sender, f"{sender:x}"), text)
 
 

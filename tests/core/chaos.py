@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 
 from raft.core.errors import RaftError
-from raft.core.messages import AppendEntriesReply, Message, RequestVoteReply
+from raft.core.messages import AppendEntries, AppendEntriesReply, Message, RequestVoteReply
 from raft.core.types import Entry, LogIndex, NodeId, Term
 from tests.core.driver import Node, voters
 
@@ -114,7 +114,12 @@ class Chaos:
             return
         seen = len(node.reads)
         ready = node.take_ready()
-        if ready.apply is None:
+        last_index = node.core.last_index
+        more_to_send = any(
+            isinstance(m, AppendEntries) and m.entries and m.entries[-1].index < last_index
+            for m in ready.messages
+        )
+        if ready.apply is None and not more_to_send:
             assert not node.core.has_ready(), "a Ready that leaves work for another: a busy loop"
         if ready.append is not None:
             self._check_entries(node, ready.append.entries)

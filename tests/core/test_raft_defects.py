@@ -158,3 +158,18 @@ def test_two_leaders_in_one_term_are_the_only_thing_that_ends_the_process() -> N
     node.step(heartbeat(2, 1, 1))
     with pytest.raises(InvariantViolation, match="two leaders in term 1: 2 and 3"):
         node.step(heartbeat(3, 1, 1))
+
+
+def test_a_ready_holds_one_append_for_a_member_however_far_behind() -> None:
+    """A whole window of old entries, read from the disk and packed at once, held the loop for 0.2 s."""
+    node = leader(log=(1,) * 200, append_bytes_max=10 * (ENTRY_OVERHEAD_BYTES + 3))
+    node.core.step(AppendEntriesReply(2, 1, node.core.term, rejected=False, match_index=1))
+    sent: list[LogIndex] = []
+    appends_sent = 0
+    while node.core.has_ready():
+        appends = [m for m in of_kind(AppendEntries, node.take_ready().messages) if m.to == 2]
+        assert len(appends) <= 1
+        appends_sent += len(appends)
+        sent += [entry.index for m in appends for entry in m.entries]
+    assert sent == list(range(2, node.core.last_index + 1))
+    assert appends_sent > 10
