@@ -291,9 +291,11 @@ class Machine:
 
     def _request_votes(self, kind: type[PreVote] | type[RequestVote], term: Term) -> None:
         last = self.log.last_position
+        # Durable first what a grant relies on; a pre-vote is no promise, and asks at once.
+        outbox = self._messages if kind is PreVote else self._replies
         for peer in self._peers:
             if self._membership.is_voter(peer):
-                self._messages.append(
+                outbox.append(
                     kind(sender=self.node_id, to=peer, term=term, last_index=last.index, last_term=last.term)
                 )
 

@@ -18,9 +18,10 @@ What is durable before what (paper Figure 2, dissertation 10.2.1):
     promise; pre-vote answers and heartbeat answers promise nothing and leave at once. (A heartbeat
     answer says that no higher term had been voted for *until now*, which no crash can undo.)
   * a candidate counts its own vote, and a leader its own entries, only when `append_done` says so.
-  * a request for votes leaves before our own vote is durable. If we crash between, we come
-    back in an older term; whoever grants such a request helps nobody but us, for the answer
-    goes to a follower.
+  * a request for votes waits there too, though it is no answer, until term, own vote and the whole log
+    that it boasts of are durable. If it left before, and we crashed, we could come back with a shorter log in
+    an older term and campaign into the same term again: the late grants of the first request, given for
+    a log that is lost, would elect us without a committed entry (seed 705 of the simulator).
 
 At a crash everything but the log and HardState is lost, and nothing else is needed: `commit_index`
 is found again by the next leader's first entry, reads and proposals are asked again by their clients.

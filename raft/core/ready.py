@@ -23,7 +23,8 @@ The shell runs this loop, and nothing else in it is about Raft:
 
 There is no order between 4 and 5 (etcd doc.go, "Usage with Asynchronous Storage Writes"). The
 leader's appends are in `messages` and so leave while its own disk writes (dissertation 10.2.1);
-votes, acknowledgements and refusals are in `append.replies` and leave only after it (trap 11, 14).
+votes, requests for votes, acknowledgements and refusals are in `append.replies` and leave only after it
+(trap 11, 14).
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class StorageAppend:
     must_sync: bool
     """False if only commit_index moved: it is a hint and may ride along with the next write."""
     replies: Sequence[Message]
-    """Leave only when all of this and everything before it is durable."""
+    """Leave only when all of this and everything before it is durable. Requests for votes are among them:
+    what they say of term and log must not be forgotten while somebody may still grant them."""
     done: StorageAppendDone
     snapshot: SnapshotMeta | None = None
     """A snapshot that stands for the log up to its index, before `entries` count. What the log holds after
