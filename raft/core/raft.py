@@ -26,16 +26,15 @@ What is durable before what (paper Figure 2, dissertation 10.2.1):
 At a crash everything but the log and HardState is lost, and nothing else is needed: `commit_index`
 is found again by the next leader's first entry, reads and proposals are asked again by their clients.
 
-NB: TimeoutNow and membership entries have their types in `messages.py`, and are
-not stepped here yet: such messages are dropped like every other that fits no role.
+NB: TimeoutNow, InstallSnapshot and membership entries have their types in `messages.py`, and are
+not stepped here: such messages are dropped like every other that fits no role. A snapshot that has come
+in is offered by the shell (`offer_snapshot`), since its bytes travel apart.
 """
 
 from __future__ import annotations
 
-import random as random_module
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from raft.core.config import Config
 from raft.core.errors import DropReason, InvariantViolation, NotLeader, Overloaded, ProposalTooLarge
 from raft.core.machine import Machine
 from raft.core.messages import (
@@ -71,8 +70,6 @@ from raft.core.types import (
     EntryKind,
     HardState,
     LogIndex,
-    LogReader,
-    Membership,
     NodeId,
     SnapshotMeta,
     entries_bytes,
@@ -81,36 +78,6 @@ from raft.core.types import (
 
 class Raft(Machine):
     """One member of a Raft group. See this module's first page, and `ready.py` for how to drive it."""
-
-    def __init__(
-        self,
-        config: Config,
-        *,
-        log: LogReader,
-        hard_state: HardState,
-        membership: Membership,
-        applied_index: LogIndex,
-        random: random_module.Random,
-    ) -> None:
-        """Start from what is durable: `log` and `hard_state`.
-
-        `applied_index` is what the state machine contains; entries after it are handed out again.
-        Raises InvariantViolation if it is not inside the log, or the log is newer than the term.
-        """
-        super().__init__(
-            config,
-            log=log,
-            hard_state=hard_state,
-            membership=membership,
-            applied_index=applied_index,
-            random=random,
-        )
-        self._step_role: dict[Role, Callable[[Message], None]] = {
-            Role.FOLLOWER: self._step_follower,
-            Role.PRE_CANDIDATE: self._step_candidate,
-            Role.CANDIDATE: self._step_candidate,
-            Role.LEADER: self._step_leader,
-        }
 
     # The door: terms are dealt with here and nowhere else
 
@@ -131,8 +98,12 @@ class Raft(Machine):
             self._step_lower_term(message)
         elif isinstance(message, RequestVote | PreVote):
             self._step_vote_request(message)
+        elif self.role is Role.LEADER:
+            self._step_leader(message)
+        elif self.role is Role.FOLLOWER:
+            self._step_follower(message)
         else:
-            self._step_role[self.role](message)
+            self._step_candidate(message)
 
     def _step_higher_term(self, message: Message) -> None:
         if isinstance(message, RequestVote | PreVote):
