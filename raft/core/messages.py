@@ -1,6 +1,6 @@
 """Messages between members, checked at construction: an invalid message cannot exist inside.
 
-Source: paper Figure 2 (RequestVote, AppendEntries), Figure 13 (InstallSnapshot); dissertation 3.10
+Source: paper Figure 2 (RequestVote, AppendEntries); dissertation 3.10
 (TimeoutNow), 6.4 (ReadIndex), 9.6 (PreVote). Heartbeats are apart from appends, as in etcd/raft:
 they carry no log position, so one that arrives out of order can do no harm to the log.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from raft.core.errors import DropReason
-from raft.core.types import Entry, LogIndex, NodeId, SnapshotMeta, Term
+from raft.core.types import Entry, LogIndex, NodeId, Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +103,12 @@ class HeartbeatReply(_Message):
 
 
 @dataclass(frozen=True, slots=True)
-class InstallSnapshot(_Message):
-    """Announces a snapshot; its bytes travel apart from it."""
+class StateRequest(_Message):
+    """The sender's state is lost, though its log is not: whoever gets this should send it a snapshot of
+    at least `index`, from which on its log can go on. For the shell; the core drops it.
+    """
 
-    meta: SnapshotMeta
-
-
-@dataclass(frozen=True, slots=True)
-class InstallSnapshotReply(_Message):
-    """`match_index`: where the receiver stands afterwards."""
-
-    rejected: bool
-    match_index: LogIndex
+    index: LogIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +171,7 @@ Message: TypeAlias = (
     | AppendEntriesReply
     | Heartbeat
     | HeartbeatReply
-    | InstallSnapshot
-    | InstallSnapshotReply
+    | StateRequest
     | TimeoutNow
     | ReadIndex
     | ReadIndexReply

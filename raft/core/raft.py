@@ -26,7 +26,7 @@ What is durable before what (paper Figure 2, dissertation 10.2.1):
 At a crash everything but the log and HardState is lost, and nothing else is needed: `commit_index`
 is found again by the next leader's first entry, reads and proposals are asked again by their clients.
 
-NB: TimeoutNow, InstallSnapshot and membership entries have their types in `messages.py`, and are
+NB: TimeoutNow, StateRequest and membership entries have their types in `messages.py`, and are
 not stepped here: such messages are dropped like every other that fits no role. A snapshot that has come
 in is offered by the shell (`offer_snapshot`), since its bytes travel apart.
 """

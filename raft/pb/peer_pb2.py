@@ -24,15 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12raft/pb/peer.proto\x12\x0bquorumlogpb\"b\n\tPeerFrame\x12)\n\thandshake\x18\x01 \x01(\x0b\x32\x16.quorumlogpb.Handshake\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.quorumlogpb.PeerMessage\"\x88\x01\n\tHandshake\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\x06\x12\x0e\n\x06sender\x18\x03 \x01(\x06\x12\n\n\x02to\x18\x04 \x01(\x06\x12\x13\n\x0bincarnation\x18\x05 \x01(\x06\x12\x0e\n\x06run_id\x18\x06 \x01(\x06\x12\x0c\n\x04name\x18\x07 \x01(\t\"j\n\x0eHandshakeReply\x12%\n\x07refusal\x18\x01 \x01(\x0e\x32\x14.quorumlogpb.Refusal\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x06\x12\x0e\n\x06run_id\x18\x04 \x01(\x06\"\xd2\x06\n\x0bPeerMessage\x12\x0e\n\x06sender\x18\x01 \x01(\x06\x12\n\n\x02to\x18\x02 \x01(\x06\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x30\n\x0crequest_vote\x18\n \x01(\x0b\x32\x18.quorumlogpb.RequestVoteH\x00\x12\x34\n\x12request_vote_reply\x18\x0b \x01(\x0b\x32\x16.quorumlogpb.VoteReplyH\x00\x12(\n\x08pre_vote\x18\x0c \x01(\x0b\x32\x14.quorumlogpb.PreVoteH\x00\x12\x30\n\x0epre_vote_reply\x18\r \x01(\x0b\x32\x16.quorumlogpb.VoteReplyH\x00\x12\x34\n\x0e\x61ppend_entries\x18\x0e \x01(\x0b\x32\x1a.quorumlogpb.AppendEntriesH\x00\x12?\n\x14\x61ppend_entries_reply\x18\x0f \x01(\x0b\x32\x1f.quorumlogpb.AppendEntriesReplyH\x00\x12+\n\theartbeat\x18\x10 \x01(\x0b\x32\x16.quorumlogpb.HeartbeatH\x00\x12\x36\n\x0fheartbeat_reply\x18\x11 \x01(\x0b\x32\x1b.quorumlogpb.HeartbeatReplyH\x00\x12\x38\n\x10install_snapshot\x18\x12 \x01(\x0b\x32\x1c.quorumlogpb.InstallSnapshotH\x00\x12\x43\n\x16install_snapshot_reply\x18\x13 \x01(\x0b\x32!.quorumlogpb.InstallSnapshotReplyH\x00\x12.\n\x0btimeout_now\x18\x14 \x01(\x0b\x32\x17.quorumlogpb.TimeoutNowH\x00\x12,\n\nread_index\x18\x15 \x01(\x0b\x32\x16.quorumlogpb.ReadIndexH\x00\x12\x37\n\x10read_index_reply\x18\x16 \x01(\x0b\x32\x1b.quorumlogpb.ReadIndexReplyH\x00\x12\'\n\x07propose\x18\x17 \x01(\x0b\x32\x14.quorumlogpb.ProposeH\x00\x12\x32\n\rpropose_reply\x18\x18 \x01(\x0b\x32\x19.quorumlogpb.ProposeReplyH\x00\x42\x06\n\x04\x62ody\"D\n\x0bRequestVote\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x0e\n\x06\x66orced\x18\x03 \x01(\x08\"0\n\x07PreVote\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\"\x1c\n\tVoteReply\x12\x0f\n\x07granted\x18\x01 \x01(\x08\"]\n\rAppendEntries\x12\x12\n\nprev_index\x18\x01 \x01(\x04\x12\x11\n\tprev_term\x18\x02 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x03 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x0c\"x\n\x12\x41ppendEntriesReply\x12\x10\n\x08rejected\x18\x01 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\x14\n\x0creject_index\x18\x03 \x01(\x04\x12\x12\n\nhint_index\x18\x04 \x01(\x04\x12\x11\n\thint_term\x18\x05 \x01(\x04\"8\n\tHeartbeat\x12\x14\n\x0c\x63ommit_index\x18\x01 \x01(\x04\x12\x15\n\rread_position\x18\x02 \x01(\x04\"\'\n\x0eHeartbeatReply\x12\x15\n\rread_position\x18\x01 \x01(\x04\"r\n\nMembership\x12\x0e\n\x06voters\x18\x01 \x03(\x06\x12\x10\n\x08learners\x18\x02 \x03(\x06\x12\x17\n\x0fvoters_outgoing\x18\x03 \x03(\x06\x12\x15\n\rlearners_next\x18\x04 \x03(\x06\x12\x12\n\nauto_leave\x18\x05 \x01(\x08\"[\n\x0fInstallSnapshot\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12+\n\nmembership\x18\x03 \x01(\x0b\x32\x17.quorumlogpb.Membership\"=\n\x14InstallSnapshotReply\x12\x10\n\x08rejected\x18\x01 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\"\x0c\n\nTimeoutNow\"-\n\tReadIndex\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\x06\"A\n\x0eReadIndexReply\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\x06\x12\r\n\x05index\x18\x03 \x01(\x04\";\n\x07Propose\x12\x0e\n\x06ticket\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\x06\x12\x10\n\x08payloads\x18\x03 \x03(\x0c\">\n\x0cProposeReply\x12\x0e\n\x06ticket\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\x06\x12\x0e\n\x06reason\x18\x03 \x01(\r*\xd1\x01\n\x07Refusal\x12\x10\n\x0cREFUSAL_NONE\x10\x00\x12\x15\n\x11REFUSAL_MALFORMED\x10\x01\x12\x1c\n\x18REFUSAL_PROTOCOL_VERSION\x10\x02\x12\x16\n\x12REFUSAL_CLUSTER_ID\x10\x03\x12\x1a\n\x16REFUSAL_WRONG_RECEIVER\x10\x04\x12\x1a\n\x16REFUSAL_UNKNOWN_SENDER\x10\x05\x12\x17\n\x13REFUSAL_INCARNATION\x10\x06\x12\x16\n\x12REFUSAL_SUPERSEDED\x10\x07\x32I\n\x04Peer\x12\x41\n\x06Stream\x12\x16.quorumlogpb.PeerFrame\x1a\x1b.quorumlogpb.HandshakeReply(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12raft/pb/peer.proto\x12\x0bquorumlogpb\"b\n\tPeerFrame\x12)\n\thandshake\x18\x01 \x01(\x0b\x32\x16.quorumlogpb.Handshake\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.quorumlogpb.PeerMessage\"\x88\x01\n\tHandshake\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\x06\x12\x0e\n\x06sender\x18\x03 \x01(\x06\x12\n\n\x02to\x18\x04 \x01(\x06\x12\x13\n\x0bincarnation\x18\x05 \x01(\x06\x12\x0e\n\x06run_id\x18\x06 \x01(\x06\x12\x0c\n\x04name\x18\x07 \x01(\t\"j\n\x0eHandshakeReply\x12%\n\x07refusal\x18\x01 \x01(\x0e\x32\x14.quorumlogpb.Refusal\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x06\x12\x0e\n\x06run_id\x18\x04 \x01(\x06\"\x87\x06\n\x0bPeerMessage\x12\x0e\n\x06sender\x18\x01 \x01(\x06\x12\n\n\x02to\x18\x02 \x01(\x06\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x30\n\x0crequest_vote\x18\n \x01(\x0b\x32\x18.quorumlogpb.RequestVoteH\x00\x12\x34\n\x12request_vote_reply\x18\x0b \x01(\x0b\x32\x16.quorumlogpb.VoteReplyH\x00\x12(\n\x08pre_vote\x18\x0c \x01(\x0b\x32\x14.quorumlogpb.PreVoteH\x00\x12\x30\n\x0epre_vote_reply\x18\r \x01(\x0b\x32\x16.quorumlogpb.VoteReplyH\x00\x12\x34\n\x0e\x61ppend_entries\x18\x0e \x01(\x0b\x32\x1a.quorumlogpb.AppendEntriesH\x00\x12?\n\x14\x61ppend_entries_reply\x18\x0f \x01(\x0b\x32\x1f.quorumlogpb.AppendEntriesReplyH\x00\x12+\n\theartbeat\x18\x10 \x01(\x0b\x32\x16.quorumlogpb.HeartbeatH\x00\x12\x36\n\x0fheartbeat_reply\x18\x11 \x01(\x0b\x32\x1b.quorumlogpb.HeartbeatReplyH\x00\x12\x32\n\rstate_request\x18\x12 \x01(\x0b\x32\x19.quorumlogpb.StateRequestH\x00\x12.\n\x0btimeout_now\x18\x14 \x01(\x0b\x32\x17.quorumlogpb.TimeoutNowH\x00\x12,\n\nread_index\x18\x15 \x01(\x0b\x32\x16.quorumlogpb.ReadIndexH\x00\x12\x37\n\x10read_index_reply\x18\x16 \x01(\x0b\x32\x1b.quorumlogpb.ReadIndexReplyH\x00\x12\'\n\x07propose\x18\x17 \x01(\x0b\x32\x14.quorumlogpb.ProposeH\x00\x12\x32\n\rpropose_reply\x18\x18 \x01(\x0b\x32\x19.quorumlogpb.ProposeReplyH\x00\x42\x06\n\x04\x62ody\"D\n\x0bRequestVote\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x0e\n\x06\x66orced\x18\x03 \x01(\x08\"0\n\x07PreVote\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\"\x1c\n\tVoteReply\x12\x0f\n\x07granted\x18\x01 \x01(\x08\"]\n\rAppendEntries\x12\x12\n\nprev_index\x18\x01 \x01(\x04\x12\x11\n\tprev_term\x18\x02 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x03 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x0c\"x\n\x12\x41ppendEntriesReply\x12\x10\n\x08rejected\x18\x01 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\x14\n\x0creject_index\x18\x03 \x01(\x04\x12\x12\n\nhint_index\x18\x04 \x01(\x04\x12\x11\n\thint_term\x18\x05 \x01(\x04\"8\n\tHeartbeat\x12\x14\n\x0c\x63ommit_index\x18\x01 \x01(\x04\x12\x15\n\rread_position\x18\x02 \x01(\x04\"\'\n\x0eHeartbeatReply\x12\x15\n\rread_position\x18\x01 \x01(\x04\"r\n\nMembership\x12\x0e\n\x06voters\x18\x01 \x03(\x06\x12\x10\n\x08learners\x18\x02 \x03(\x06\x12\x17\n\x0fvoters_outgoing\x18\x03 \x03(\x06\x12\x15\n\rlearners_next\x18\x04 \x03(\x06\x12\x12\n\nauto_leave\x18\x05 \x01(\x08\"\x1d\n\x0cStateRequest\x12\r\n\x05index\x18\x01 \x01(\x04\"\x0c\n\nTimeoutNow\"-\n\tReadIndex\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\x06\"A\n\x0eReadIndexReply\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\x06\x12\r\n\x05index\x18\x03 \x01(\x04\";\n\x07Propose\x12\x0e\n\x06ticket\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\x06\x12\x10\n\x08payloads\x18\x03 \x03(\x0c\">\n\x0cProposeReply\x12\x0e\n\x06ticket\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\x06\x12\x0e\n\x06reason\x18\x03 \x01(\r\"\xfa\x01\n\rSnapshotFrame\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.quorumlogpb.SnapshotHeaderH\x00\x12-\n\x06\x61\x63\x63\x65pt\x18\x02 \x01(\x0b\x32\x1b.quorumlogpb.SnapshotAcceptH\x00\x12+\n\x05piece\x18\x03 \x01(\x0b\x32\x1a.quorumlogpb.SnapshotPieceH\x00\x12\'\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x18.quorumlogpb.SnapshotEndH\x00\x12-\n\x06result\x18\x05 \x01(\x0b\x32\x1b.quorumlogpb.SnapshotResultH\x00\x42\x06\n\x04\x62ody\"o\n\x0eSnapshotHeader\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\x06\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12+\n\nmembership\x18\x04 \x01(\x0b\x32\x17.quorumlogpb.Membership\"2\n\x0eSnapshotAccept\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x0c\"L\n\rSnapshotPiece\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0b\n\x03\x63rc\x18\x04 \x01(\x07\"1\n\x0bSnapshotEnd\x12\x0e\n\x06pieces\x18\x01 \x01(\x04\x12\x12\n\ndata_bytes\x18\x02 \x01(\x04\"M\n\x0eSnapshotResult\x12-\n\x07outcome\x18\x01 \x01(\x0e\x32\x1c.quorumlogpb.SnapshotOutcome\x12\x0c\n\x04text\x18\x02 \x01(\t*\xd1\x01\n\x07Refusal\x12\x10\n\x0cREFUSAL_NONE\x10\x00\x12\x15\n\x11REFUSAL_MALFORMED\x10\x01\x12\x1c\n\x18REFUSAL_PROTOCOL_VERSION\x10\x02\x12\x16\n\x12REFUSAL_CLUSTER_ID\x10\x03\x12\x1a\n\x16REFUSAL_WRONG_RECEIVER\x10\x04\x12\x1a\n\x16REFUSAL_UNKNOWN_SENDER\x10\x05\x12\x17\n\x13REFUSAL_INCARNATION\x10\x06\x12\x16\n\x12REFUSAL_SUPERSEDED\x10\x07*\x80\x01\n\x0fSnapshotOutcome\x12\x16\n\x12SNAPSHOT_INSTALLED\x10\x00\x12\x17\n\x13SNAPSHOT_NOT_NEEDED\x10\x01\x12\x11\n\rSNAPSHOT_BUSY\x10\x02\x12\x14\n\x10SNAPSHOT_DAMAGED\x10\x03\x12\x13\n\x0fSNAPSHOT_FAILED\x10\x04\x32\x8d\x01\n\x04Peer\x12\x41\n\x06Stream\x12\x16.quorumlogpb.PeerFrame\x1a\x1b.quorumlogpb.HandshakeReply(\x01\x30\x01\x12\x42\n\x04Pipe\x12\x1a.quorumlogpb.SnapshotFrame\x1a\x1a.quorumlogpb.SnapshotFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raft.pb.peer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REFUSAL']._serialized_start=2227
-  _globals['_REFUSAL']._serialized_end=2436
+  _globals['_REFUSAL']._serialized_start=2653
+  _globals['_REFUSAL']._serialized_end=2862
+  _globals['_SNAPSHOTOUTCOME']._serialized_start=2865
+  _globals['_SNAPSHOTOUTCOME']._serialized_end=2993
   _globals['_PEERFRAME']._serialized_start=35
   _globals['_PEERFRAME']._serialized_end=133
   _globals['_HANDSHAKE']._serialized_start=136
@@ -40,37 +42,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HANDSHAKEREPLY']._serialized_start=274
   _globals['_HANDSHAKEREPLY']._serialized_end=380
   _globals['_PEERMESSAGE']._serialized_start=383
-  _globals['_PEERMESSAGE']._serialized_end=1233
-  _globals['_REQUESTVOTE']._serialized_start=1235
-  _globals['_REQUESTVOTE']._serialized_end=1303
-  _globals['_PREVOTE']._serialized_start=1305
-  _globals['_PREVOTE']._serialized_end=1353
-  _globals['_VOTEREPLY']._serialized_start=1355
-  _globals['_VOTEREPLY']._serialized_end=1383
-  _globals['_APPENDENTRIES']._serialized_start=1385
-  _globals['_APPENDENTRIES']._serialized_end=1478
-  _globals['_APPENDENTRIESREPLY']._serialized_start=1480
-  _globals['_APPENDENTRIESREPLY']._serialized_end=1600
-  _globals['_HEARTBEAT']._serialized_start=1602
-  _globals['_HEARTBEAT']._serialized_end=1658
-  _globals['_HEARTBEATREPLY']._serialized_start=1660
-  _globals['_HEARTBEATREPLY']._serialized_end=1699
-  _globals['_MEMBERSHIP']._serialized_start=1701
-  _globals['_MEMBERSHIP']._serialized_end=1815
-  _globals['_INSTALLSNAPSHOT']._serialized_start=1817
-  _globals['_INSTALLSNAPSHOT']._serialized_end=1908
-  _globals['_INSTALLSNAPSHOTREPLY']._serialized_start=1910
-  _globals['_INSTALLSNAPSHOTREPLY']._serialized_end=1971
-  _globals['_TIMEOUTNOW']._serialized_start=1973
-  _globals['_TIMEOUTNOW']._serialized_end=1985
-  _globals['_READINDEX']._serialized_start=1987
-  _globals['_READINDEX']._serialized_end=2032
-  _globals['_READINDEXREPLY']._serialized_start=2034
-  _globals['_READINDEXREPLY']._serialized_end=2099
-  _globals['_PROPOSE']._serialized_start=2101
-  _globals['_PROPOSE']._serialized_end=2160
-  _globals['_PROPOSEREPLY']._serialized_start=2162
-  _globals['_PROPOSEREPLY']._serialized_end=2224
-  _globals['_PEER']._serialized_start=2438
-  _globals['_PEER']._serialized_end=2511
+  _globals['_PEERMESSAGE']._serialized_end=1158
+  _globals['_REQUESTVOTE']._serialized_start=1160
+  _globals['_REQUESTVOTE']._serialized_end=1228
+  _globals['_PREVOTE']._serialized_start=1230
+  _globals['_PREVOTE']._serialized_end=1278
+  _globals['_VOTEREPLY']._serialized_start=1280
+  _globals['_VOTEREPLY']._serialized_end=1308
+  _globals['_APPENDENTRIES']._serialized_start=1310
+  _globals['_APPENDENTRIES']._serialized_end=1403
+  _globals['_APPENDENTRIESREPLY']._serialized_start=1405
+  _globals['_APPENDENTRIESREPLY']._serialized_end=1525
+  _globals['_HEARTBEAT']._serialized_start=1527
+  _globals['_HEARTBEAT']._serialized_end=1583
+  _globals['_HEARTBEATREPLY']._serialized_start=1585
+  _globals['_HEARTBEATREPLY']._serialized_end=1624
+  _globals['_MEMBERSHIP']._serialized_start=1626
+  _globals['_MEMBERSHIP']._serialized_end=1740
+  _globals['_STATEREQUEST']._serialized_start=1742
+  _globals['_STATEREQUEST']._serialized_end=1771
+  _globals['_TIMEOUTNOW']._serialized_start=1773
+  _globals['_TIMEOUTNOW']._serialized_end=1785
+  _globals['_READINDEX']._serialized_start=1787
+  _globals['_READINDEX']._serialized_end=1832
+  _globals['_READINDEXREPLY']._serialized_start=1834
+  _globals['_READINDEXREPLY']._serialized_end=1899
+  _globals['_PROPOSE']._serialized_start=1901
+  _globals['_PROPOSE']._serialized_end=1960
+  _globals['_PROPOSEREPLY']._serialized_start=1962
+  _globals['_PROPOSEREPLY']._serialized_end=2024
+  _globals['_SNAPSHOTFRAME']._serialized_start=2027
+  _globals['_SNAPSHOTFRAME']._serialized_end=2277
+  _globals['_SNAPSHOTHEADER']._serialized_start=2279
+  _globals['_SNAPSHOTHEADER']._serialized_end=2390
+  _globals['_SNAPSHOTACCEPT']._serialized_start=2392
+  _globals['_SNAPSHOTACCEPT']._serialized_end=2442
+  _globals['_SNAPSHOTPIECE']._serialized_start=2444
+  _globals['_SNAPSHOTPIECE']._serialized_end=2520
+  _globals['_SNAPSHOTEND']._serialized_start=2522
+  _globals['_SNAPSHOTEND']._serialized_end=2571
+  _globals['_SNAPSHOTRESULT']._serialized_start=2573
+  _globals['_SNAPSHOTRESULT']._serialized_end=2650
+  _globals['_PEER']._serialized_start=2996
+  _globals['_PEER']._serialized_end=3137
 # @@protoc_insertion_point(module_scope)

@@ -17,6 +17,14 @@ class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_UNKNOWN_SENDER: _ClassVar[Refusal]
     REFUSAL_INCARNATION: _ClassVar[Refusal]
     REFUSAL_SUPERSEDED: _ClassVar[Refusal]
+
+class SnapshotOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SNAPSHOT_INSTALLED: _ClassVar[SnapshotOutcome]
+    SNAPSHOT_NOT_NEEDED: _ClassVar[SnapshotOutcome]
+    SNAPSHOT_BUSY: _ClassVar[SnapshotOutcome]
+    SNAPSHOT_DAMAGED: _ClassVar[SnapshotOutcome]
+    SNAPSHOT_FAILED: _ClassVar[SnapshotOutcome]
 REFUSAL_NONE: Refusal
 REFUSAL_MALFORMED: Refusal
 REFUSAL_PROTOCOL_VERSION: Refusal
@@ -25,6 +33,11 @@ REFUSAL_WRONG_RECEIVER: Refusal
 REFUSAL_UNKNOWN_SENDER: Refusal
 REFUSAL_INCARNATION: Refusal
 REFUSAL_SUPERSEDED: Refusal
+SNAPSHOT_INSTALLED: SnapshotOutcome
+SNAPSHOT_NOT_NEEDED: SnapshotOutcome
+SNAPSHOT_BUSY: SnapshotOutcome
+SNAPSHOT_DAMAGED: SnapshotOutcome
+SNAPSHOT_FAILED: SnapshotOutcome
 
 class PeerFrame(_message.Message):
     __slots__ = ("handshake", "messages")
@@ -65,7 +78,7 @@ class HandshakeReply(_message.Message):
     def __init__(self, refusal: _Optional[_Union[Refusal, str]] = ..., text: _Optional[str] = ..., incarnation: _Optional[int] = ..., run_id: _Optional[int] = ...) -> None: ...
 
 class PeerMessage(_message.Message):
-    __slots__ = ("sender", "to", "term", "request_vote", "request_vote_reply", "pre_vote", "pre_vote_reply", "append_entries", "append_entries_reply", "heartbeat", "heartbeat_reply", "install_snapshot", "install_snapshot_reply", "timeout_now", "read_index", "read_index_reply", "propose", "propose_reply")
+    __slots__ = ("sender", "to", "term", "request_vote", "request_vote_reply", "pre_vote", "pre_vote_reply", "append_entries", "append_entries_reply", "heartbeat", "heartbeat_reply", "state_request", "timeout_now", "read_index", "read_index_reply", "propose", "propose_reply")
     SENDER_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -77,8 +90,7 @@ class PeerMessage(_message.Message):
     APPEND_ENTRIES_REPLY_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_REPLY_FIELD_NUMBER: _ClassVar[int]
-    INSTALL_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
-    INSTALL_SNAPSHOT_REPLY_FIELD_NUMBER: _ClassVar[int]
+    STATE_REQUEST_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_NOW_FIELD_NUMBER: _ClassVar[int]
     READ_INDEX_FIELD_NUMBER: _ClassVar[int]
     READ_INDEX_REPLY_FIELD_NUMBER: _ClassVar[int]
@@ -95,14 +107,13 @@ class PeerMessage(_message.Message):
     append_entries_reply: AppendEntriesReply
     heartbeat: Heartbeat
     heartbeat_reply: HeartbeatReply
-    install_snapshot: InstallSnapshot
-    install_snapshot_reply: InstallSnapshotReply
+    state_request: StateRequest
     timeout_now: TimeoutNow
     read_index: ReadIndex
     read_index_reply: ReadIndexReply
     propose: Propose
     propose_reply: ProposeReply
-    def __init__(self, sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., request_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., append_entries: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_entries_reply: _Optional[_Union[AppendEntriesReply, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., install_snapshot: _Optional[_Union[InstallSnapshot, _Mapping]] = ..., install_snapshot_reply: _Optional[_Union[InstallSnapshotReply, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., propose_reply: _Optional[_Union[ProposeReply, _Mapping]] = ...) -> None: ...
+    def __init__(self, sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., request_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., append_entries: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_entries_reply: _Optional[_Union[AppendEntriesReply, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., state_request: _Optional[_Union[StateRequest, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., propose_reply: _Optional[_Union[ProposeReply, _Mapping]] = ...) -> None: ...
 
 class RequestVote(_message.Message):
     __slots__ = ("last_index", "last_term", "forced")
@@ -182,23 +193,11 @@ class Membership(_message.Message):
     auto_leave: bool
     def __init__(self, voters: _Optional[_Iterable[int]] = ..., learners: _Optional[_Iterable[int]] = ..., voters_outgoing: _Optional[_Iterable[int]] = ..., learners_next: _Optional[_Iterable[int]] = ..., auto_leave: _Optional[bool] = ...) -> None: ...
 
-class InstallSnapshot(_message.Message):
-    __slots__ = ("index", "term", "membership")
+class StateRequest(_message.Message):
+    __slots__ = ("index",)
     INDEX_FIELD_NUMBER: _ClassVar[int]
-    TERM_FIELD_NUMBER: _ClassVar[int]
-    MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
     index: int
-    term: int
-    membership: Membership
-    def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ..., membership: _Optional[_Union[Membership, _Mapping]] = ...) -> None: ...
-
-class InstallSnapshotReply(_message.Message):
-    __slots__ = ("rejected", "match_index")
-    REJECTED_FIELD_NUMBER: _ClassVar[int]
-    MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
-    rejected: bool
-    match_index: int
-    def __init__(self, rejected: _Optional[bool] = ..., match_index: _Optional[int] = ...) -> None: ...
+    def __init__(self, index: _Optional[int] = ...) -> None: ...
 
 class TimeoutNow(_message.Message):
     __slots__ = ()
@@ -241,3 +240,65 @@ class ProposeReply(_message.Message):
     run_id: int
     reason: int
     def __init__(self, ticket: _Optional[int] = ..., run_id: _Optional[int] = ..., reason: _Optional[int] = ...) -> None: ...
+
+class SnapshotFrame(_message.Message):
+    __slots__ = ("header", "accept", "piece", "end", "result")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    header: SnapshotHeader
+    accept: SnapshotAccept
+    piece: SnapshotPiece
+    end: SnapshotEnd
+    result: SnapshotResult
+    def __init__(self, header: _Optional[_Union[SnapshotHeader, _Mapping]] = ..., accept: _Optional[_Union[SnapshotAccept, _Mapping]] = ..., piece: _Optional[_Union[SnapshotPiece, _Mapping]] = ..., end: _Optional[_Union[SnapshotEnd, _Mapping]] = ..., result: _Optional[_Union[SnapshotResult, _Mapping]] = ...) -> None: ...
+
+class SnapshotHeader(_message.Message):
+    __slots__ = ("snapshot_id", "index", "term", "membership")
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
+    snapshot_id: int
+    index: int
+    term: int
+    membership: Membership
+    def __init__(self, snapshot_id: _Optional[int] = ..., index: _Optional[int] = ..., term: _Optional[int] = ..., membership: _Optional[_Union[Membership, _Mapping]] = ...) -> None: ...
+
+class SnapshotAccept(_message.Message):
+    __slots__ = ("number", "position")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    position: bytes
+    def __init__(self, number: _Optional[int] = ..., position: _Optional[bytes] = ...) -> None: ...
+
+class SnapshotPiece(_message.Message):
+    __slots__ = ("number", "position", "data", "crc")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CRC_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    position: bytes
+    data: bytes
+    crc: int
+    def __init__(self, number: _Optional[int] = ..., position: _Optional[bytes] = ..., data: _Optional[bytes] = ..., crc: _Optional[int] = ...) -> None: ...
+
+class SnapshotEnd(_message.Message):
+    __slots__ = ("pieces", "data_bytes")
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    DATA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    pieces: int
+    data_bytes: int
+    def __init__(self, pieces: _Optional[int] = ..., data_bytes: _Optional[int] = ...) -> None: ...
+
+class SnapshotResult(_message.Message):
+    __slots__ = ("outcome", "text")
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    outcome: SnapshotOutcome
+    text: str
+    def __init__(self, outcome: _Optional[_Union[SnapshotOutcome, str]] = ..., text: _Optional[str] = ...) -> None: ...

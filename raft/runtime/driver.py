@@ -46,7 +46,7 @@ from raft.runtime.reads import Barrier, Reads
 from raft.runtime.state_machine import StateMachine
 from raft.runtime.stats import NodeStats
 from raft.runtime.worker import Worker
-from raft.transport.interface import Transport
+from raft.transport.interface import Pipe, PipeBroken, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +167,9 @@ class Driver:
 
     def on_fatal(self, error: RaftError) -> None:
         self._fail(error)
+
+    async def serve_pipe(self, node_id: NodeId, pipe: Pipe) -> None:
+        raise PipeBroken(f"{node_id:x} opened a pipe, and nothing here serves one yet")
 
     def _on_written(self, appends: Sequence[StorageAppend]) -> None:
         if self._stopped:

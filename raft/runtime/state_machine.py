@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
 
 from raft.core.types import LogIndex, Term
+
+SNAPSHOT_CHUNK_BYTES: Final = 256 * 1024
+"""What a chunk of a snapshot should hold, about. A single record that is larger goes alone."""
+
+SNAPSHOT_CHUNK_BYTES_MAX: Final = 80 * 1024 * 1024
+"""What a member accepts as one chunk."""
+
+SNAPSHOT_POSITION_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A position may be a key, and a key as large as a request."""
 
 
 class Command(NamedTuple):
@@ -57,4 +66,78 @@ class StateMachine(Protocol):
 
     def close(self) -> None:
         """Release everything. Called last, after the log is closed."""
+        ...
+
+
+class SnapshotChunk(NamedTuple):
+    """A piece of a state that is being sent."""
+
+    data: bytes
+    """What the receiver's sink is given. Empty: nothing to send, only a place to pause."""
+    position: bytes
+    """Given to `SnapshotSource.chunks`, it yields what follows this chunk. Opaque to the library."""
+
+
+class SnapshotSource(Protocol):
+    """The state at one applied index, held while the machine goes on. On the event loop's thread."""
+
+    @property
+    def index(self) -> LogIndex:
+        """The applied index of this state."""
+        ...
+
+    def chunks(self, after: bytes | None) -> Iterator[SnapshotChunk]:
+        """Yield the state from its beginning, or what follows the position `after`. Each step is short: a
+        few milliseconds at most. Always the same chunks, however often and from wherever it is begun."""
+        ...
+
+    def close(self) -> None:
+        """Let go what is held. Also in the middle of `chunks`. May be called twice."""
+        ...
+
+
+class SnapshotSink(Protocol):
+    """A state that comes in, built beside the present one. Its methods block, and are called one after the
+    other in a thread of their own; an exception from any of them but `discard` gives this snapshot up.
+    """
+
+    def write(self, data: bytes) -> None:
+        """Take the next chunk. Raises ValueError for what cannot be part of a state."""
+        ...
+
+    def finish(self) -> None:
+        """All has come: check it and make it durable. It is not the state yet."""
+        ...
+
+    def commit(self) -> None:
+        """Make it the state that the next start finds, durably and atomically. Called after `finish`, while
+        nothing is applied or flushed; `SnapshotMachine.restore` follows, or the end of the process."""
+        ...
+
+    def discard(self) -> None:
+        """It is not wanted: remove what was built. Never after `commit`. Never raises."""
+        ...
+
+
+class SnapshotMachine(StateMachine, Protocol):
+    """A state machine that can be sent to another member. Only with one is the log ever cut.
+
+    Optional, as an attribute `is_lost: bool`: True at the start says that the state is not that of
+    `applied_index` (it was found corrupt, say), and that nothing may be applied before a snapshot of
+    another member was restored.
+    """
+
+    def open_snapshot(self) -> SnapshotSource:
+        """Hold the state as it is now, at `applied_index`. Quick. Several may be open at once."""
+        ...
+
+    def begin_restore(self) -> SnapshotSink:
+        """Begin to build a state from a snapshot, beside the present one; what an earlier attempt has left is
+        removed. Blocking: called in the sinks' thread. One at a time."""
+        ...
+
+    def restore(self, sink: SnapshotSink, index: LogIndex) -> None:
+        """Go on with the state that `sink` has committed, whose applied index is `index`. Quick, on the
+        event loop's thread. Reads that are under way may end on the old state. Raises if the state
+        is not at `index`: fatal."""
         ...

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from raft.core import entry_codec
 from raft.core import messages as m
 from raft.core.errors import DropReason
-from raft.core.types import Entry, LogIndex, Membership, NodeId, SnapshotMeta, Term
+from raft.core.types import Entry, LogIndex, NodeId, Term
 from raft.pb import peer_pb2 as pb
 
 PROTOCOL_VERSION: Final = 1
@@ -181,21 +181,6 @@ def _append_entries_reply(message: m.AppendEntriesReply, _: BlockCache) -> pb.Ap
     )
 
 
-def _install_snapshot(message: m.InstallSnapshot, _: BlockCache) -> pb.InstallSnapshot:
-    meta = message.meta
-    return pb.InstallSnapshot(
-        index=meta.index,
-        term=meta.term,
-        membership=pb.Membership(
-            voters=sorted(meta.membership.voters),
-            learners=sorted(meta.membership.learners),
-            voters_outgoing=sorted(meta.membership.voters_outgoing),
-            learners_next=sorted(meta.membership.learners_next),
-            auto_leave=meta.membership.auto_leave,
-        ),
-    )
-
-
 _Encoder = Callable[[Any, BlockCache], Any]
 
 _ENCODERS: Final[dict[type, tuple[str, _Encoder]]] = {
@@ -219,11 +204,7 @@ _ENCODERS: Final[dict[type, tuple[str, _Encoder]]] = {
         "heartbeat_reply",
         lambda x, _: pb.HeartbeatReply(read_position=x.read_position),
     ),
-    m.InstallSnapshot: ("install_snapshot", _install_snapshot),
-    m.InstallSnapshotReply: (
-        "install_snapshot_reply",
-        lambda x, _: pb.InstallSnapshotReply(rejected=x.rejected, match_index=x.match_index),
-    ),
+    m.StateRequest: ("state_request", lambda x, _: pb.StateRequest(index=x.index)),
     m.TimeoutNow: ("timeout_now", lambda x, _: pb.TimeoutNow()),
     m.ReadIndex: (
         "read_index",
@@ -335,19 +316,6 @@ def _decode_append_entries_reply(e: pb.PeerMessage, body: pb.AppendEntriesReply)
     )
 
 
-def _decode_install_snapshot(e: pb.PeerMessage, body: pb.InstallSnapshot) -> m.InstallSnapshot:
-    membership = Membership(
-        voters=frozenset(body.membership.voters),
-        learners=frozenset(body.membership.learners),
-        voters_outgoing=frozenset(body.membership.voters_outgoing),
-        learners_next=frozenset(body.membership.learners_next),
-        auto_leave=body.membership.auto_leave,
-    )
-    if not membership.voters:
-        raise CodecError("a snapshot without voters")
-    return m.InstallSnapshot(e.sender, e.to, e.term, SnapshotMeta(body.index, body.term, membership))
-
-
 def _decode_propose(e: pb.PeerMessage, body: pb.Propose) -> m.Propose:
     if not body.payloads:
         raise CodecError("no payload")
@@ -367,10 +335,7 @@ _DECODERS: Final[dict[str, _Decoder]] = {
     "append_entries_reply": _decode_append_entries_reply,
     "heartbeat": lambda e, x: m.Heartbeat(e.sender, e.to, e.term, x.commit_index, x.read_position),
     "heartbeat_reply": lambda e, x: m.HeartbeatReply(e.sender, e.to, e.term, x.read_position),
-    "install_snapshot": _decode_install_snapshot,
-    "install_snapshot_reply": lambda e, x: m.InstallSnapshotReply(
-        e.sender, e.to, e.term, x.rejected, x.match_index
-    ),
+    "state_request": lambda e, x: m.StateRequest(e.sender, e.to, e.term, x.index),
     "timeout_now": lambda e, x: m.TimeoutNow(e.sender, e.to, e.term),
     "read_index": lambda e, x: m.ReadIndex(e.sender, e.to, e.term, x.position, x.run_id),
     "read_index_reply": lambda e, x: m.ReadIndexReply(e.sender, e.to, e.term, x.position, x.run_id, x.index),

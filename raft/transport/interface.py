@@ -10,12 +10,16 @@ All methods are called, and call back, on the event loop's thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from raft.core.errors import RaftError
 from raft.core.messages import Message
 from raft.core.types import NodeId
+
+PIPE_FRAME_BYTES_MAX: Final = 100 * 1024 * 1024
+"""A chunk of a snapshot of the largest size, its position, and room to spare."""
 
 
 class IdentityRefused(RaftError):
@@ -57,6 +61,26 @@ class TransportStats:
     malformed_frames: int = 0
 
 
+class PipeBroken(RaftError):
+    """A pipe could not be made, or broke, or its other end gave up. Whether what was sent last has
+    arrived is unknown."""
+
+
+class Pipe(Protocol):
+    """Frames to and from one other member, in order, for as long as it holds: for what is too large to be a
+    message. It has a connection of its own, so that messages never wait behind it. A frame is bytes,
+    at most PIPE_FRAME_BYTES_MAX of them. Bounded: a receiver that is slow makes `send` wait.
+    """
+
+    async def send(self, frame: bytes) -> None:
+        """Return when there is room for the next. Raises PipeBroken."""
+        ...
+
+    async def receive(self) -> bytes | None:
+        """Return the next frame, or None if the other end has ended well. Raises PipeBroken."""
+        ...
+
+
 class TransportHandler(Protocol):
     """The runtime's side."""
 
@@ -75,6 +99,11 @@ class TransportHandler(Protocol):
 
     def on_fatal(self, error: RaftError) -> None:
         """This node must stop."""
+        ...
+
+    async def serve_pipe(self, node_id: NodeId, pipe: Pipe) -> None:
+        """`node_id` has opened a pipe to this member. The pipe ends when this returns; if it raises or is
+        cancelled, the other end gets PipeBroken. Cancelled when the other end is gone."""
         ...
 
 
@@ -98,6 +127,11 @@ class Transport(Protocol):
         """The members to which there is a stream now."""
         ...
 
+    def open_pipe(self, node_id: NodeId) -> AbstractAsyncContextManager[Pipe]:
+        """Dial `node_id` and shake hands as for messages, with the same refusals. The block's end ends the
+        pipe; an error out of it breaks it. Raises PipeBroken, also for a member that is not known."""
+        ...
+
     async def stop(self) -> None:
-        """Stop listening, end every stream, leave no task behind. May be called without start."""
+        """Stop listening, end every stream and pipe, leave no task behind. May be called without start."""
         ...

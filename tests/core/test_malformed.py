@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from raft.core import messages as m
 from raft.core.errors import DropReason, InvariantViolation
-from raft.core.types import Entry, SnapshotMeta
-from tests.core.driver import Node, voters
+from raft.core.types import Entry
+from tests.core.driver import Node
 from tests.core.solo import leader, member
 
 NUMBER = st.one_of(st.integers(0, 6), st.integers(0, 2**63))
@@ -39,8 +39,7 @@ MESSAGES = st.one_of(
     st.builds(m.AppendEntriesReply, *ENVELOPE, FLAG, NUMBER, NUMBER, NUMBER, NUMBER),
     st.builds(m.Heartbeat, *ENVELOPE, NUMBER, NUMBER),
     st.builds(m.HeartbeatReply, *ENVELOPE, NUMBER),
-    st.builds(m.InstallSnapshot, *ENVELOPE, st.just(SnapshotMeta(9, 9, voters(1)))),
-    st.builds(m.InstallSnapshotReply, *ENVELOPE, FLAG, NUMBER),
+    st.builds(m.StateRequest, *ENVELOPE, NUMBER),
     st.builds(m.TimeoutNow, *ENVELOPE),
     st.builds(m.ReadIndex, *ENVELOPE, NUMBER, NUMBER),
     st.builds(m.ReadIndexReply, *ENVELOPE, NUMBER, NUMBER, NUMBER),

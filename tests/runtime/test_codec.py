@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raft.core import entry_codec
 from raft.core import messages as m
 from raft.core.errors import DropReason
-from raft.core.types import Entry, EntryKind, Membership, SnapshotMeta
+from raft.core.types import Entry, EntryKind
 from raft.pb import peer_pb2 as pb
 from raft.transport import codec
 
@@ -40,21 +40,6 @@ def appends(draw: st.DrawFn) -> m.AppendEntries:
     )
 
 
-@st.composite
-def snapshots(draw: st.DrawFn) -> m.InstallSnapshot:
-    ids = draw(st.lists(IDS, min_size=3, max_size=8, unique=True))
-    outgoing = frozenset(ids[1:2]) if draw(st.booleans()) else frozenset()
-    membership = Membership(
-        voters=frozenset(ids[:2]),
-        learners=frozenset(ids[2:]),
-        voters_outgoing=outgoing,
-        learners_next=outgoing,
-        auto_leave=bool(outgoing) and draw(st.booleans()),
-    )
-    meta = SnapshotMeta(draw(NUMBERS), draw(NUMBERS), membership)
-    return m.InstallSnapshot(draw(IDS), draw(IDS), draw(TERMS), meta)
-
-
 MESSAGES = st.one_of(
     st.builds(m.RequestVote, **ENVELOPE, last_index=NUMBERS, last_term=NUMBERS, forced=st.booleans()),
     st.builds(m.RequestVoteReply, **ENVELOPE, granted=st.booleans()),
@@ -72,8 +57,7 @@ MESSAGES = st.one_of(
     ),
     st.builds(m.Heartbeat, **ENVELOPE, commit_index=NUMBERS, read_position=NUMBERS),
     st.builds(m.HeartbeatReply, **ENVELOPE, read_position=NUMBERS),
-    snapshots(),
-    st.builds(m.InstallSnapshotReply, **ENVELOPE, rejected=st.booleans(), match_index=NUMBERS),
+    st.builds(m.StateRequest, **ENVELOPE, index=NUMBERS),
     st.builds(m.TimeoutNow, **ENVELOPE),
     st.builds(m.ReadIndex, **ENVELOPE, position=NUMBERS, run_id=IDS),
     st.builds(m.ReadIndexReply, **ENVELOPE, position=NUMBERS, run_id=IDS, index=NUMBERS),
@@ -185,19 +169,6 @@ def block(*entries: Entry) -> bytes:
             "of term 18446744073709551615",
         ),
         (pb.PeerMessage(sender=1, to=2, term=9, propose_reply=pb.ProposeReply(reason=77)), "77"),
-        (
-            pb.PeerMessage(sender=1, to=2, term=9, install_snapshot=pb.InstallSnapshot(index=1, term=1)),
-            "without voters",
-        ),
-        (
-            pb.PeerMessage(
-                sender=1,
-                to=2,
-                term=9,
-                install_snapshot=pb.InstallSnapshot(membership=pb.Membership(voters=[1], learners=[1])),
-            ),
-            "learner",
-        ),
     ],
 )
 def test_what_breaks_a_rule_is_refused_with_its_reason(body: pb.PeerMessage, text: str) -> None:
