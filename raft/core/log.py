@@ -14,6 +14,9 @@ others' disks alone (dissertation 10.2.1; trap 32).
 A snapshot that is being put in place of the log (`restore`) hides all that the reader has: the log
 begins after it, though the reader learns that only when the log writer is done.
 
+A state that ends before the log begins is lost: what lies between was committed, and is in nobody's log here.
+Entries are handed out from first_index on all the same; they can be applied after a `state_restored`.
+
 Invariants: applied <= applying <= commit_index <= last_index; applying < offset;
 offset <= in_progress <= last_index + 1; terms never fall from one entry to the next.
 """
@@ -57,11 +60,11 @@ class RaftLog:
         """Last position of the snapshot that is being put in place."""
         self.in_progress: LogIndex = self._offset
         """First index not yet handed to the log writer."""
-        # The stored commit index is a hint and may be older than what was applied (trap 17).
-        self.commit_index: LogIndex = max(min(commit_index, reader.last_index), applied_index)
-        self.applying_index: LogIndex = applied_index
         self.applied_index: LogIndex = applied_index
-        if not reader.first_index - 1 <= applied_index <= reader.last_index:
+        self.applying_index: LogIndex = max(applied_index, reader.first_index - 1)
+        # The stored commit index is a hint and may be older than what was applied (trap 17).
+        self.commit_index: LogIndex = max(min(commit_index, reader.last_index), self.applying_index)
+        if applied_index > reader.last_index:
             raise InvariantViolation(
                 f"applied index {applied_index} is outside the log "
                 f"[{reader.first_index}, {reader.last_index}]"
@@ -267,6 +270,15 @@ class RaftLog:
             )
         self._restoring = None
         self.applied_index = index
+
+    def state_restored(self, index: LogIndex) -> None:
+        """The state machine is at `index` by a snapshot, which this log reaches."""
+        if not self.applied_index <= index <= self.commit_index:
+            raise InvariantViolation(
+                f"a state at {index} was restored, outside [{self.applied_index}, {self.commit_index}]"
+            )
+        self.applied_index = index
+        self.applying_index = max(self.applying_index, index)
 
     @property
     def is_restoring(self) -> bool:

@@ -393,6 +393,9 @@ class Raft(Machine):
     def apply_done(self, index: LogIndex) -> None:
         """The state machine is current through `index`."""
         self.log.applied_to(index)
+        self._release_applies(index)
+
+    def _release_applies(self, index: LogIndex) -> None:
         while self._apply_inflight and self._apply_inflight[0][0] <= index:
             self._apply_inflight_bytes -= self._apply_inflight.popleft()[1]
 
@@ -433,6 +436,13 @@ class Raft(Machine):
     def snapshot_installed(self, meta: SnapshotMeta) -> None:
         """The snapshot that an append named is in place, in the state machine and in the log."""
         self.log.restored(meta.index)
+        self._release_applies(meta.index)
+
+    def state_restored(self, index: LogIndex) -> None:
+        """A state machine whose state was lost is at `index` now, by a snapshot that `offer_snapshot` did
+        not want for the log. What was handed out up to `index` need not be applied."""
+        self.log.state_restored(index)
+        self._release_applies(index)
 
     def snapshot_finished(self, node_id: NodeId) -> None:
         """Sending a snapshot to `node_id` has ended, well or not. See `ready.py`, 7."""

@@ -98,12 +98,15 @@ class Node:
     options: Mapping[str, int] = field(default_factory=dict)
     random: random.Random = field(default_factory=FixedTimeout)
     run: int = 1
+    state_index: LogIndex | None = None
+    """What the state machine is at in the beginning; None: at the beginning of the log."""
 
     def __post_init__(self) -> None:
         self.applied: list[Entry] = []
         self._boot()
 
     def _boot(self) -> None:
+        begin = self.disk.before_index if self.state_index is None else self.state_index
         options = {"election_timeout_ticks": ELECTION_TICKS, "heartbeat_ticks": 1, **self.options}
         self.config = Config(node_id=self.node_id, run_id=self.node_id * 100 + self.run, **options)  # type: ignore[arg-type]
         self.core = Raft(
@@ -111,7 +114,7 @@ class Node:
             log=self.disk,
             hard_state=self.hard_state,
             membership=self.membership,
-            applied_index=self.applied[-1].index if self.applied else self.disk.before_index,
+            applied_index=self.applied[-1].index if self.applied else begin,
             random=self.random,
         )
         self.writes: deque[StorageAppend] = deque()

@@ -157,9 +157,19 @@ def test_positions_outside_the_log() -> None:
         log.applied_to(6)
 
 
-@pytest.mark.parametrize("applied", [0, 4, 8])
-def test_an_applied_index_outside_the_log_is_refused_at_start(applied: int) -> None:
-    """The state machine is ahead of the log, or the log begins after it: something was lost."""
+def test_a_state_machine_that_is_ahead_of_the_log_is_refused_at_start() -> None:
     disk = MemoryLog([Entry(6, 1, 0, b""), Entry(7, 1, 0, b"")], before=(5, 1))
     with pytest.raises(InvariantViolation, match="outside the log"):
-        RaftLog(disk, 0, applied)
+        RaftLog(disk, 0, 8)
+
+
+@pytest.mark.parametrize("applied", [0, 4])
+def test_a_log_that_begins_after_the_state_is_handed_out_from_its_beginning(applied: int) -> None:
+    """The state is lost, the log is not: what it dropped was committed, whatever the hint says."""
+    disk = MemoryLog([Entry(6, 1, 0, b""), Entry(7, 1, 0, b"")], before=(5, 1))
+    log = RaftLog(disk, 0, applied)
+    assert (log.applied_index, log.commit_index) == (applied, 5)
+    assert not log.take_committed(100)
+    log.commit_to(6)
+    assert [entry.index for entry in log.take_committed(100)] == [6]
+    assert log.applied_index == applied

@@ -282,3 +282,63 @@ def test_a_crash_before_the_write_leaves_the_old_log() -> None:
     node.crash()
     node.restart()
     assert (node.core.last_index, node.core.applied_index) == (3, 2)
+
+
+# A state that is lost
+
+
+def stateless(applied: LogIndex = 0, commit: LogIndex = 0) -> Node:
+    """A follower whose log is 11 to 20 of term 1, and whose state machine is at `applied`."""
+    node = Node(
+        1,
+        MEMBERS,
+        disk=MemoryLog(terms_log(*[1] * 20)[10:], before=(10, 1)),
+        hard_state=HardState(1, 0, commit),
+        options={
+            "pre_vote": False,
+            "check_quorum": False,
+            "apply_bytes_max": 1,
+            "apply_inflight_bytes_max": 200,
+        },
+        random=FixedTimeout(),
+        state_index=applied,
+    )
+    return node
+
+
+def test_without_a_state_it_acknowledges_and_hands_out_what_the_log_has() -> None:
+    node = stateless(commit=15)
+    ready = node.take_ready()
+    assert ready.apply is not None
+    assert ready.apply.entries[0].index == 11
+    assert node.core.applied_index == 0
+    replies = node.step(append(2, 1, 2, (20, 1), 2, commit=20))
+    assert the(AppendEntriesReply, replies).match_index == 21
+
+
+def test_a_state_that_was_restored_counts_as_applied_and_makes_room() -> None:
+    """What was handed out and is in the snapshot is never reported: it must not count as on its way for ever,
+    or nothing would be handed out any more."""
+    node = stateless(commit=20)
+    handed: list[LogIndex] = []
+    while node.core.has_ready():
+        ready = node.take_ready()
+        if ready.apply is not None:
+            handed += [entry.index for entry in ready.apply.entries]
+    assert handed and handed[-1] < 20, "the limit of what is on its way was not reached"
+    assert not node.core.offer_snapshot(snapshot(18, 1)), "the log has it"
+    node.core.state_restored(18)
+    assert node.core.applied_index == 18
+    ready = node.take_ready()
+    assert ready.apply is not None
+    assert [entry.index for entry in ready.apply.entries] == [19, 20]
+    node.core.apply_done(20)
+
+
+def test_a_restored_state_is_committed_and_takes_nothing_back() -> None:
+    node = stateless(commit=15)
+    with pytest.raises(InvariantViolation, match="was restored"):
+        node.core.state_restored(16)
+    node.core.state_restored(12)
+    with pytest.raises(InvariantViolation, match="was restored"):
+        node.core.state_restored(11)
