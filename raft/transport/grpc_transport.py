@@ -20,6 +20,9 @@ restarted, and waiting for the old stream to be found dead would keep the member
 
 A message whose envelope does not fit the handshake is dropped and counted. A frame that cannot be
 read ends the stream: what follows it cannot be trusted, and the sender begins again.
+
+Pipes (grpc_pipe.py) come in at the same address, with the same handshake and the same refusals. They
+replace nothing: neither each other nor the stream of messages.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import grpc
@@ -39,9 +43,11 @@ from raft.core.types import NodeId
 from raft.pb import peer_pb2 as pb
 from raft.transport import codec
 from raft.transport.address import check_can_listen
-from raft.transport.interface import ListenError, TransportHandler, TransportStats
-from raft.transport.options import STREAM_PATH, Peer, Self, TransportOptions
-from raft.transport.peer_sender import CheckPeer, PeerSender
+from raft.transport.grpc_pipe import PipeDialler, PipeServer
+from raft.transport.handshake import CheckPeer, Context, Greeter, read_greeting
+from raft.transport.interface import ListenError, Pipe, PipeBroken, TransportHandler, TransportStats
+from raft.transport.options import PIPE_PATH, STREAM_PATH, Peer, Self, TransportOptions
+from raft.transport.peer_sender import PeerSender
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +80,9 @@ class GrpcTransport:
         self._options = options or TransportOptions()
         self._source = source or random.Random()
         self._stats = TransportStats()
+        self._greeter = Greeter(own, self._options, self._stats, check_peer)
+        self._dialler = PipeDialler(self._greeter, self._options)
+        self._pipe_server = PipeServer()
         self._handler: TransportHandler | None = None
         self._server: grpc.aio.Server | None = None
         self._senders: dict[NodeId, PeerSender] = {}
@@ -95,9 +104,10 @@ class GrpcTransport:
     async def start(self, handler: TransportHandler) -> None:
         self._handler = handler
         server = grpc.aio.server(options=self._options.server_arguments())
-        serve = grpc.stream_stream_rpc_method_handler(self._serve_stream)
-        service, method = STREAM_PATH.strip("/").split("/")
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: serve}),))
+        for path, serve in ((STREAM_PATH, self._serve_stream), (PIPE_PATH, self._serve_pipe)):
+            service, method = path.strip("/").split("/")
+            methods = {method: grpc.stream_stream_rpc_method_handler(serve)}
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
         self._server = server
         try:
             for address in self._listen:
@@ -106,9 +116,7 @@ class GrpcTransport:
             # Also after a failure: only a server that was started can be stopped, which frees its ports.
             await server.start()
         for peer in self._peers.values():
-            sender = PeerSender(
-                self._own, peer, self._options, self._stats, handler, self._check_peer, self._source
-            )
+            sender = PeerSender(peer, self._greeter, self._options, self._stats, handler, self._source)
             self._senders[peer.node_id] = sender
             task = asyncio.create_task(sender.run(), name=f"raft peer {peer.node_id:x}")
             task.add_done_callback(self._sender_ended)
@@ -129,18 +137,30 @@ class GrpcTransport:
         if unsent and self._handler is not None:
             asyncio.get_running_loop().call_soon(self._handler.on_unsent, unsent)
 
+    @asynccontextmanager
+    async def open_pipe(self, node_id: NodeId) -> AsyncIterator[Pipe]:
+        peer = self._peers.get(node_id)
+        if peer is None:
+            raise PipeBroken(f"no pipe to {node_id:x}: it is no member of this cluster")
+        if self._handler is None:
+            raise PipeBroken(f"no pipe to {peer}: this member does not run")
+        async with self._dialler.open(peer, self._handler) as pipe:
+            yield pipe
+
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         self._senders.clear()
+        await self._dialler.stop()
         if self._server is not None:
             await self._server.stop(grace=None)
             # The call of a stream is over before its handler has noticed.
             handlers = [inbound.task for inbound in self._inbound.values()]
             if handlers:
                 await asyncio.wait(handlers)
+            await self._pipe_server.stop()
             self._server = None
         self._handler = None
 
@@ -153,9 +173,20 @@ class GrpcTransport:
 
     # Inbound --------------------------------------------------------------------------------------
 
-    async def _serve_stream(self, _: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    async def _serve_stream(self, _: Any, context: Context) -> None:
+        hello = await self._accept(context)
+        if hello is not None:
+            await self._receive(hello, context)
+
+    async def _serve_pipe(self, _: Any, context: Context) -> None:
+        hello = await self._accept(context)
+        if hello is not None and self._handler is not None:
+            await self._pipe_server.serve(hello, self._accepted(), context, self._handler)
+
+    async def _accept(self, context: Context) -> codec.Handshake | None:
+        """Return what the other end of a new call says of itself; None if it is refused, and told so."""
         try:
-            hello = await self._read_handshake(context)
+            hello = await read_greeting(context, self._options.handshake_timeout_s)
             refusal = self._refusal(hello)
         except codec.CodecError as error:
             refusal = codec.HandshakeReply(pb.REFUSAL_MALFORMED, str(error))
@@ -164,22 +195,16 @@ class GrpcTransport:
         except RaftError as error:  # a StorageError of check_peer
             if self._handler is not None:
                 self._handler.on_fatal(error)
-            return
+            return None
         if refusal is not None:
             self._stats.refusals_sent += 1
             await context.write(codec.encode_handshake_reply(refusal))
-            return
-        await self._receive(hello, context)
+            return None
+        return hello
 
-    async def _read_handshake(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> codec.Handshake:
-        async with asyncio.timeout(self._options.handshake_timeout_s):
-            data = await context.read()
-        if not isinstance(data, bytes):
-            raise codec.CodecError("the stream ended before a handshake")
-        frame = codec.decode_frame(data)
-        if frame.handshake is None or frame.messages:
-            raise codec.CodecError("the first frame must be a handshake alone")
-        return frame.handshake
+    def _accepted(self) -> bytes:
+        reply = codec.HandshakeReply(pb.REFUSAL_NONE, "", self._own.incarnation, self._own.run_id)
+        return codec.encode_handshake_reply(reply)
 
     def _refusal(self, hello: codec.Handshake) -> codec.HandshakeReply | None:
         """Return why `hello` is refused; None if it is not. Raises StorageError."""
@@ -208,13 +233,12 @@ class GrpcTransport:
             return codec.HandshakeReply(pb.REFUSAL_INCARNATION, text)
         return None
 
-    async def _receive(self, hello: codec.Handshake, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    async def _receive(self, hello: codec.Handshake, context: Context) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._replace_stream(hello.sender, _Inbound(hello.run_id, task))
         try:
-            reply = codec.HandshakeReply(pb.REFUSAL_NONE, "", self._own.incarnation, self._own.run_id)
-            await context.write(codec.encode_handshake_reply(reply))
+            await context.write(self._accepted())
             while isinstance(data := await context.read(), bytes):
                 self._take_frame(hello.sender, data)
         except codec.CodecError as error:

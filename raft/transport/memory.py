@@ -2,17 +2,22 @@
 
 Messages are handed over as objects, in order, in a later turn of the loop. A fault hook sees each one
 and may drop or delay it. Like the real one it never delivers a message twice.
+
+A pipe is a connection: it needs both ways of a link, and a cut of either breaks it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from raft.core.messages import Message, Propose
 from raft.core.types import NodeId
-from raft.transport.interface import TransportHandler, TransportStats
+from raft.transport.interface import Pipe, PipeBroken, TransportHandler, TransportStats
+from raft.transport.memory_pipe import MemoryLink, PipeFaultHook
+from raft.transport.pipe import PIPES_PER_MEMBER_MAX
 
 DROP: Final = -1.0
 """What a fault hook returns to have a message lost."""
@@ -26,6 +31,8 @@ class MemoryNetwork:
 
     def __init__(self) -> None:
         self.fault: FaultHook | None = None
+        self.pipe_fault: PipeFaultHook | None = None
+        self._links: dict[MemoryLink, None] = {}
         self._live: dict[NodeId, MemoryTransport] = {}
         self._cut: set[tuple[NodeId, NodeId]] = set()
 
@@ -34,8 +41,11 @@ class MemoryNetwork:
         return MemoryTransport(self, node_id)
 
     def cut(self, sender: NodeId, to: NodeId) -> None:
-        """Lose everything from `sender` to `to`, one way, until heal."""
+        """Lose everything from `sender` to `to`, one way, until heal. Pipes between them break."""
         self._cut.add((sender, to))
+        for link in self._links_of(sender):
+            if to in link.ends:
+                link.break_("the link is cut")
 
     def isolate(self, node_id: NodeId, others: Sequence[NodeId]) -> None:
         """Cut `node_id` off from `others`, both ways."""
@@ -54,6 +64,33 @@ class MemoryNetwork:
     def _leave(self, transport: MemoryTransport) -> None:
         if self._live.get(transport.node_id) is transport:
             del self._live[transport.node_id]
+            for link in self._links_of(transport.node_id):
+                link.break_("a member stops")
+
+    def _links_of(self, node_id: NodeId) -> list[MemoryLink]:
+        return [link for link in self._links if node_id in link.ends]
+
+    def _connect(self, sender: NodeId, to: NodeId) -> MemoryLink:
+        """Join two members by a pipe. Raises PipeBroken."""
+        receiver = self._live.get(to)
+        if sender not in self._live:
+            raise PipeBroken(f"no pipe to {to:x}: this member does not run")
+        if receiver is None or receiver._handler is None or sender == to:
+            raise PipeBroken(f"no pipe to {to:x}: it is not there")
+        if (sender, to) in self._cut or (to, sender) in self._cut:
+            raise PipeBroken(f"no pipe to {to:x}: the link is cut")
+        if sum(link.ends == (sender, to) for link in self._links) >= PIPES_PER_MEMBER_MAX:
+            raise PipeBroken(f"no pipe to {to:x}: {PIPES_PER_MEMBER_MAX} pipes are open already")
+        link = MemoryLink(sender, to, self._pipe_faulty)
+        self._links[link] = None
+        link.serve(receiver._handler, self._disconnect)
+        return link
+
+    def _disconnect(self, link: MemoryLink) -> None:
+        self._links.pop(link, None)
+
+    def _pipe_faulty(self, sender: NodeId, to: NodeId, frame: bytes) -> bool:
+        return self.pipe_fault is not None and self.pipe_fault(sender, to, frame)
 
     def _reachable(self, sender: NodeId) -> frozenset[NodeId]:
         return frozenset(to for to in self._live if to != sender and (sender, to) not in self._cut)
@@ -115,10 +152,22 @@ class MemoryTransport:
     def connected(self) -> frozenset[NodeId]:
         return self._network._reachable(self.node_id)
 
+    @asynccontextmanager
+    async def open_pipe(self, node_id: NodeId) -> AsyncIterator[Pipe]:
+        link = self._network._connect(self.node_id, node_id)
+        try:
+            yield link.near
+            await link.end()
+        finally:
+            await link.close()
+
     async def stop(self) -> None:
         self._handler = None
         self._arrived = []
+        links = self._network._links_of(self.node_id)
         self._network._leave(self)
+        for link in links:
+            await link.close()
 
     def _arrive(self, message: Message) -> None:
         if not self._arrived:

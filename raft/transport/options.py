@@ -7,8 +7,10 @@ from typing import Final
 
 from raft.core.types import NodeId
 from raft.transport.codec import FRAME_BYTES_MAX
+from raft.transport.interface import PIPE_FRAME_BYTES_MAX
 
 STREAM_PATH: Final = "/quorumlogpb.Peer/Stream"
+PIPE_PATH: Final = "/quorumlogpb.Peer/Pipe"
 
 MIB: Final = 1024 * 1024
 
@@ -65,7 +67,7 @@ class TransportOptions:
     keepalive_timeout_s: float = 2.0
 
     streams_per_connection_max: int = 16
-    """A member needs one."""
+    """A member needs one: its stream of messages has a connection to itself, and so has each pipe."""
 
     def client_arguments(self) -> list[tuple[str, int]]:
         return [
@@ -90,8 +92,9 @@ class TransportOptions:
 
     def _common(self) -> list[tuple[str, int]]:
         return [
-            ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
-            ("grpc.max_send_message_length", FRAME_BYTES_MAX),
+            # A server has one limit for all that it serves. Frames of messages have their own (codec).
+            ("grpc.max_receive_message_length", max(FRAME_BYTES_MAX, PIPE_FRAME_BYTES_MAX)),
+            ("grpc.max_send_message_length", max(FRAME_BYTES_MAX, PIPE_FRAME_BYTES_MAX)),
             ("grpc.keepalive_time_ms", int(self.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_s * 1000)),
             # The timeout that counts: without it an unanswered ping is given a minute.

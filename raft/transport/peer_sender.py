@@ -13,41 +13,22 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import grpc
 import grpc.aio
 
 from raft.core.messages import AppendEntries, Message, Propose
-from raft.core.types import NodeId
-from raft.pb import peer_pb2 as pb
 from raft.transport import codec
 from raft.transport.backoff import Backoff
+from raft.transport.handshake import Call, Greeter, StreamFailed, Unreachable, reason_of, status_of
 from raft.transport.interface import IdentityRefused, TransportHandler, TransportStats
-from raft.transport.options import STREAM_PATH, Peer, Self, TransportOptions
+from raft.transport.options import STREAM_PATH, Peer, TransportOptions
 
 logger = logging.getLogger(__name__)
 
-CheckPeer = Callable[[NodeId, int], bool]
-"""check_peer(node_id, incarnation): whether this is the incarnation known under the id. Remembers,
-durably, one that is seen for the first time. Raises StorageError."""
-
 UNREACHABLE_QUIET_MAX = 5
 """Attempts in a row without an answer before one is logged: half a second, at the default pauses."""
-
-_FATAL_REFUSALS = frozenset({pb.REFUSAL_INCARNATION, pb.REFUSAL_SUPERSEDED})
-
-
-_Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
-
-
-class _StreamFailed(Exception):
-    """This attempt is over; the text is for the log."""
-
-
-class _Unreachable(_StreamFailed):
-    """Nobody answered. At the start of a cluster that is so for a moment, and no news."""
 
 
 class _Queued(NamedTuple):
@@ -61,20 +42,18 @@ class PeerSender:
 
     def __init__(
         self,
-        own: Self,
         peer: Peer,
+        greeter: Greeter,
         options: TransportOptions,
         stats: TransportStats,
         handler: TransportHandler,
-        check_peer: CheckPeer,
         source: random.Random,
     ) -> None:
         self.peer = peer
-        self._own = own
+        self._greeter = greeter
         self._options = options
         self._stats = stats
         self._handler = handler
-        self._check_peer = check_peer
         self._backoff = Backoff(options.reconnect_first_s, options.reconnect_max_s, source)
         self._queue: deque[_Queued] = deque()
         self._queue_bytes = 0
@@ -121,7 +100,7 @@ class PeerSender:
         while True:
             try:
                 await self._one_stream()
-            except _StreamFailed as failure:
+            except StreamFailed as failure:
                 self._note_failure(failure)
             except IdentityRefused as error:
                 self._handler.on_fatal(error)
@@ -129,58 +108,24 @@ class PeerSender:
             await asyncio.sleep(self._backoff.next_s())
 
     async def _one_stream(self) -> None:
-        """Dial once and send until the stream ends. Raises _StreamFailed or IdentityRefused."""
+        """Dial once and send until the stream ends. Raises StreamFailed or IdentityRefused."""
         address = self.peer.addresses[self._address_turn % len(self.peer.addresses)]
         self._address_turn += 1
         arguments = self._options.client_arguments()
         self._was_live = False
         async with grpc.aio.insecure_channel(address, options=arguments) as channel:
-            call: _Call = channel.stream_stream(STREAM_PATH, None, None)(None)
+            call: Call = channel.stream_stream(STREAM_PATH, None, None)(None)
             try:
-                await self._shake_hands(call, address)
+                await self._greeter.greet(call, self.peer, address)
                 await self._pump(call)
             except (grpc.RpcError, asyncio.InvalidStateError) as error:
-                kind = _StreamFailed if self._was_live else _Unreachable
-                raise kind(f"{address}: {_reason(error)}") from error
+                kind = StreamFailed if self._was_live else Unreachable
+                raise kind(f"{address}: {reason_of(error)}") from error
             finally:
                 # A call that is only dropped would hold the channel's closing up.
                 call.cancel()
 
-    async def _shake_hands(self, call: _Call, address: str) -> None:
-        own = self._own
-        hello = codec.Handshake(
-            protocol_version=codec.PROTOCOL_VERSION,
-            cluster_id=own.cluster_id,
-            sender=own.node_id,
-            to=self.peer.node_id,
-            incarnation=own.incarnation,
-            run_id=own.run_id,
-            name=own.name,
-        )
-        try:
-            async with asyncio.timeout(self._options.handshake_timeout_s):
-                await call.write(codec.encode_handshake(hello))
-                data = await call.read()
-        except TimeoutError:
-            raise _Unreachable(f"{address}: no answer to the handshake") from None
-        if not isinstance(data, bytes):
-            raise _StreamFailed(f"{address}: {await _status(call)}")
-        try:
-            reply = codec.decode_handshake_reply(data)
-        except codec.CodecError as error:
-            raise _StreamFailed(f"{address}: {error}") from error
-        if reply.refusal:
-            self._stats.refusals_received += 1
-            if reply.refusal in _FATAL_REFUSALS:
-                raise IdentityRefused(f"{self.peer} refuses this member: {reply.text}")
-            raise _StreamFailed(f"{address}: refused: {reply.text}")
-        if not self._check_peer(self.peer.node_id, reply.incarnation):
-            raise _StreamFailed(
-                f"{address}: its data directory is not the one known under its id; "
-                "remove the member and add it again"
-            )
-
-    async def _pump(self, call: _Call) -> None:
+    async def _pump(self, call: Call) -> None:
         """Send what is queued until the stream ends."""
         ended = asyncio.ensure_future(call.read())
         ended.add_done_callback(lambda _: self._wakeup.set())
@@ -205,8 +150,8 @@ class PeerSender:
                 self._stats.bytes_sent += len(frame)
                 in_flight = 0
             if not ended.cancelled() and ended.exception() is None and isinstance(ended.result(), bytes):
-                raise _StreamFailed("it spoke where only this side may")
-            raise _StreamFailed(f"the stream ended: {await _status(call)}")
+                raise StreamFailed("it spoke where only this side may")
+            raise StreamFailed(f"the stream ended: {await status_of(call)}")
         finally:
             self._live = False
             self._stats.disconnects += 1
@@ -242,9 +187,9 @@ class PeerSender:
         if unsent:
             self._handler.on_unsent(unsent)
 
-    def _note_failure(self, failure: _StreamFailed) -> None:
+    def _note_failure(self, failure: StreamFailed) -> None:
         """Log a failure once, not at every attempt."""
-        if isinstance(failure, _Unreachable):
+        if isinstance(failure, Unreachable):
             self._unreachable_count += 1
             if self._unreachable_count < UNREACHABLE_QUIET_MAX:
                 return
@@ -252,20 +197,3 @@ class PeerSender:
         if text != self._last_failure:
             self._last_failure = text
             logger.warning("no stream to %s: %s", self.peer, text)
-
-
-async def _status(call: _Call) -> str:
-    return _plain(await call.code(), await call.details())
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return _plain(error.code(), error.details())
-    return str(error) or type(error).__name__
-
-
-def _plain(code: grpc.StatusCode, details: str | None) -> str:
-    """Return what matters: of gRPC's chain of causes the last ("Connection refused")."""
-    if code is grpc.StatusCode.OK:
-        return "it ended the stream"
-    return (details or "").rpartition(": ")[2] or code.name.lower()

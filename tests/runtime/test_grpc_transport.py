@@ -18,7 +18,7 @@ from raft.core.types import Entry, NodeId
 from raft.pb import peer_pb2 as pb
 from raft.transport import codec
 from raft.transport.grpc_transport import GrpcTransport
-from raft.transport.interface import IdentityRefused, ListenError
+from raft.transport.interface import PIPE_FRAME_BYTES_MAX, IdentityRefused, ListenError
 from raft.transport.options import STREAM_PATH, Peer, Self, TransportOptions
 
 from .cluster import free_ports, until
@@ -423,7 +423,11 @@ async def test_an_oversize_frame_ends_the_stream_and_nothing_else(
     async with Raw(ports[2]) as raw:
         await raw.shake_hands()
         await raw.call.write(bytes(codec.FRAME_BYTES_MAX + 1))
-        assert await raw.ending() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await raw.ending() is grpc.StatusCode.INVALID_ARGUMENT
+    async with Raw(ports[2]) as raw:
+        await raw.shake_hands()
+        await raw.call.write(bytes(PIPE_FRAME_BYTES_MAX + 1))
+        assert await raw.ending() is grpc.StatusCode.RESOURCE_EXHAUSTED, "above the limit of gRPC itself"
     assert not b.handler.messages and not b.handler.fatal
     a = await start(1, ports)
     await a.connected(2)

@@ -1,0 +1,268 @@
+"""Pipes over gRPC: a call of its own for each, on a connection of its own.
+
+After the handshake a frame of gRPC is a frame of the pipe, and an empty one says that its sender has ended.
+gRPC's own word for that will not do. A server that reads sees the same end of a stream if the client has
+ended it and if the client was killed (93 of 100 times, before anything else tells); and a client whose
+write meets the end of the call loses what the server said before it, and its status too.
+
+So each end has a reader, which takes frames as long as there is room (Inbox) and notices the end at once.
+Beyond that, gRPC's flow control holds the sender back.
+
+    the block ends well       empty frame ->   the other end's serve_pipe gets None, and returns
+                              <- empty frame   then the call ends
+    serve_pipe returns        <- empty frame   `receive` gives None; `send` raises; the block ends
+                              empty frame ->   then the call ends
+    anything else             the call is cancelled, or aborted with a status: PipeBroken at both ends
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
+
+import grpc
+import grpc.aio
+
+from raft.core.errors import RaftError
+from raft.core.types import NodeId
+from raft.transport import codec
+from raft.transport.handshake import Call, Context, Greeter, StreamFailed, reason_of
+from raft.transport.interface import IdentityRefused, Pipe, PipeBroken, TransportHandler
+from raft.transport.options import PIPE_PATH, Peer, TransportOptions
+from raft.transport.pipe import CLOSED, PIPE_END_TIMEOUT_S, PIPES_PER_MEMBER_MAX, Inbox, check_frame
+
+logger = logging.getLogger(__name__)
+
+_END: Final = b""
+
+STOPPED: Final = "this member stops"
+
+GRPC_ERRORS: Final = (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
+
+
+class GrpcPipe:
+    """One end, after the handshake. `stream` is the call of who dialled, or the context of who did not."""
+
+    def __init__(self, stream: Call | Context, name: str) -> None:
+        self._stream = stream
+        self._sending = asyncio.Lock()
+        self.inbox = Inbox()
+        self._reader = asyncio.create_task(self._read(), name=f"raft pipe {name}")
+
+    async def send(self, frame: bytes) -> None:
+        check_frame(frame)
+        async with self._sending:
+            if self.inbox.cause is not None:
+                raise PipeBroken(self.inbox.cause)
+            if self.inbox.ended:
+                if self.inbox.is_over:
+                    raise PipeBroken("the other end has ended the pipe")
+                # It has had the last word, which was not heard yet.
+                await asyncio.sleep(0)
+                return
+            await self._write(frame)
+
+    async def receive(self) -> bytes | None:
+        return await self.inbox.get()
+
+    async def end(self) -> None:
+        """Have the other end know that this one has ended well, and wait until it has too. Raises PipeBroken,
+        TimeoutError."""
+        self.inbox.discard()
+        async with asyncio.timeout(PIPE_END_TIMEOUT_S):
+            async with self._sending:
+                if self.inbox.cause is not None:
+                    raise PipeBroken(self.inbox.cause)
+                await self._write(_END)
+            await self.inbox.wait_end()
+
+    async def close(self) -> None:
+        """Let go of everything but the call. Never raises. May be called twice."""
+        self.inbox.break_(CLOSED)
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
+
+    async def _write(self, data: bytes) -> None:
+        cancels = _cancels()
+        try:
+            await self._stream.write(data)
+        except GRPC_ERRORS as error:
+            self.inbox.break_(reason_of(error))
+            raise PipeBroken(self.inbox.cause) from error
+        except asyncio.CancelledError:
+            self.inbox.break_("a send was given up half-way")
+            if _cancels() > cancels:
+                raise
+            raise PipeBroken(self.inbox.cause) from None
+
+    async def _read(self) -> None:
+        cause = "the other end is gone"
+        try:
+            while True:
+                await self.inbox.wait_room()
+                frame = await self._stream.read()
+                if not isinstance(frame, bytes):
+                    break
+                if frame == _END:
+                    self.inbox.end()
+                    return
+                self.inbox.put(frame)
+        except PipeBroken:
+            return
+        except GRPC_ERRORS as error:
+            cause = reason_of(error)
+        finally:
+            # Also after CancelledError, which is gRPC's way to say that a call was cancelled.
+            if not self.inbox.ended:
+                self.inbox.break_(cause)
+
+
+class _Dialled:
+    """A call that this member has made, from before the handshake on."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.call: Call = channel.stream_stream(PIPE_PATH, None, None)(None)
+        self.pipe: GrpcPipe | None = None
+
+
+class PipeDialler:
+    """The pipes that this member opens."""
+
+    def __init__(self, greeter: Greeter, options: TransportOptions) -> None:
+        self._greeter = greeter
+        self._options = options
+        self._address_turns: dict[NodeId, int] = {}
+        self._open: set[_Dialled] = set()
+
+    @asynccontextmanager
+    async def open(self, peer: Peer, handler: TransportHandler) -> AsyncIterator[Pipe]:
+        """See Transport.open_pipe."""
+        turn = self._address_turns.get(peer.node_id, 0)
+        self._address_turns[peer.node_id] = turn + 1
+        address = peer.addresses[turn % len(peer.addresses)]
+        async with grpc.aio.insecure_channel(address, options=self._options.client_arguments()) as channel:
+            dialled = _Dialled(channel)
+            self._open.add(dialled)
+            try:
+                await self._greet(dialled.call, peer, address, handler)
+                dialled.pipe = GrpcPipe(dialled.call, f"to {peer.node_id:x}")
+                yield dialled.pipe
+                await _end(dialled.pipe, dialled.call)
+            finally:
+                self._open.discard(dialled)
+                # A call that is only dropped would hold the channel's closing up.
+                dialled.call.cancel()
+                if dialled.pipe is not None:
+                    await dialled.pipe.close()
+
+    async def stop(self) -> None:
+        """Break every pipe."""
+        for dialled in list(self._open):
+            if dialled.pipe is not None:
+                dialled.pipe.inbox.break_(STOPPED)
+            dialled.call.cancel()
+            if dialled.pipe is not None:
+                await dialled.pipe.close()
+            await dialled.channel.close(None)
+
+    async def _greet(self, call: Call, peer: Peer, address: str, handler: TransportHandler) -> None:
+        cancels = _cancels()
+        try:
+            await self._greeter.greet(call, peer, address)
+        except (StreamFailed, IdentityRefused) as error:
+            # An identity that is refused is fatal, but the stream of messages finds that out as well.
+            raise PipeBroken(f"no pipe to {peer}: {error}") from error
+        except GRPC_ERRORS as error:
+            raise PipeBroken(f"no pipe to {peer}: {address}: {reason_of(error)}") from error
+        except RaftError as error:  # a StorageError of check_peer
+            handler.on_fatal(error)
+            raise PipeBroken(f"no pipe to {peer}: {error}") from error
+        except asyncio.CancelledError:
+            if _cancels() > cancels:
+                raise
+            raise PipeBroken(f"no pipe to {peer}: {STOPPED}") from None
+
+
+async def _end(pipe: GrpcPipe, call: Call) -> None:
+    """End the dialling end well. Whether the other one heard it is not known if it does not answer."""
+    try:
+        await pipe.end()
+        async with asyncio.timeout(PIPE_END_TIMEOUT_S):
+            await call.code()
+    except (PipeBroken, TimeoutError) as error:
+        logger.debug("a pipe that has ended was cut off: %s", error)
+
+
+class _Served(NamedTuple):
+    run_id: int
+    task: asyncio.Task[Any]
+
+
+class PipeServer:
+    """The pipes that other members have opened to this one."""
+
+    def __init__(self) -> None:
+        self._open: dict[NodeId, list[_Served]] = {}
+
+    async def serve(
+        self, hello: codec.Handshake, reply: bytes, context: Context, handler: TransportHandler
+    ) -> None:
+        """Serve a call whose handshake is accepted with `reply`."""
+        task = asyncio.current_task()
+        assert task is not None
+        own = _Served(hello.run_id, task)
+        served = self._open.setdefault(hello.sender, [])
+        for other in served:
+            if other.run_id != hello.run_id:
+                # Of an earlier life of that member, whose end was not noticed yet.
+                other.task.cancel()
+        if sum(other.run_id == hello.run_id for other in served) >= PIPES_PER_MEMBER_MAX:
+            text = f"{PIPES_PER_MEMBER_MAX} pipes are open already, and more are not allowed"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+        served.append(own)
+        try:
+            await context.write(reply)
+            await _serve(hello.sender, context, handler)
+        finally:
+            served.remove(own)
+
+    async def stop(self) -> None:
+        """Wait until nothing is served. The calls must be over."""
+        tasks = [served.task for pipes in self._open.values() for served in pipes]
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+async def _serve(sender: NodeId, context: Context, handler: TransportHandler) -> None:
+    pipe = GrpcPipe(context, f"from {sender:x}")
+    status = grpc.StatusCode.ABORTED
+    try:
+        await handler.serve_pipe(sender, pipe)
+        await pipe.end()
+        return
+    except (PipeBroken, TimeoutError) as error:
+        cause = str(error) or "it took too long"
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if context.cancelled() or task is None:
+            raise
+        # Cancelled here, and not by gRPC: the other side must be told.
+        task.uncancel()
+        cause = "it was given up"
+    except Exception:
+        logger.exception("a pipe from %x failed", sender)
+        status, cause = grpc.StatusCode.INTERNAL, "it failed there"
+    finally:
+        await pipe.close()
+    await context.abort(status, cause)
+
+
+def _cancels() -> int:
+    """How often the current task was asked to end: gRPC says with one word that a task is cancelled and
+    that a call is."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
