@@ -6,15 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from raft.core.types import LogIndex, Term
+from raft.transport.interface import SNAPSHOT_CHUNK_BYTES_MAX as SNAPSHOT_CHUNK_BYTES_MAX
+from raft.transport.interface import SNAPSHOT_POSITION_BYTES_MAX as SNAPSHOT_POSITION_BYTES_MAX
 
 SNAPSHOT_CHUNK_BYTES: Final = 256 * 1024
 """What a chunk of a snapshot should hold, about. A single record that is larger goes alone."""
-
-SNAPSHOT_CHUNK_BYTES_MAX: Final = 80 * 1024 * 1024
-"""What a member accepts as one chunk."""
-
-SNAPSHOT_POSITION_BYTES_MAX: Final = 16 * 1024 * 1024
-"""A position may be a key, and a key as large as a request."""
 
 
 class Command(NamedTuple):
@@ -73,9 +69,11 @@ class SnapshotChunk(NamedTuple):
     """A piece of a state that is being sent."""
 
     data: bytes
-    """What the receiver's sink is given. Empty: nothing to send, only a place to pause."""
+    """What the receiver's sink is given, at most SNAPSHOT_CHUNK_BYTES_MAX. Empty: nothing to send, only a
+    place to pause."""
     position: bytes
-    """Given to `SnapshotSource.chunks`, it yields what follows this chunk. Opaque to the library."""
+    """Given to `SnapshotSource.chunks`, it yields what follows this chunk. Opaque to the library. At most
+    SNAPSHOT_POSITION_BYTES_MAX."""
 
 
 class SnapshotSource(Protocol):

@@ -18,8 +18,17 @@ from raft.core.errors import RaftError
 from raft.core.messages import Message
 from raft.core.types import NodeId
 
-PIPE_FRAME_BYTES_MAX: Final = 100 * 1024 * 1024
-"""A chunk of a snapshot of the largest size, its position, and room to spare."""
+_MIB: Final = 1024 * 1024
+
+SNAPSHOT_CHUNK_BYTES_MAX: Final = 80 * _MIB
+"""What a member accepts as one chunk of a snapshot."""
+
+SNAPSHOT_POSITION_BYTES_MAX: Final = 16 * _MIB
+"""A chunk's position may be a key, and a key as large as a request."""
+
+PIPE_FRAME_BYTES_MAX: Final = SNAPSHOT_CHUNK_BYTES_MAX + SNAPSHOT_POSITION_BYTES_MAX + 4 * _MIB
+"""A chunk of the largest size, its position, and room to spare. As the two above a constant of the protocol
+and no setting: what one member can send every other must be able to take."""
 
 
 class IdentityRefused(RaftError):
@@ -69,15 +78,22 @@ class PipeBroken(RaftError):
 class Pipe(Protocol):
     """Frames to and from one other member, in order, for as long as it holds: for what is too large to be a
     message. It has a connection of its own, so that messages never wait behind it. A frame is bytes,
-    at most PIPE_FRAME_BYTES_MAX of them. Bounded: a receiver that is slow makes `send` wait.
+    at least one and at most PIPE_FRAME_BYTES_MAX of them. Bounded: a receiver that is slow makes `send`
+    wait.
+
+    What an end said before it ended, or before the pipe broke, and has arrived, is still received. So an
+    end that was in the middle of sending hears why the other one has ended. One task may send while
+    another receives.
     """
 
     async def send(self, frame: bytes) -> None:
-        """Return when there is room for the next. Raises PipeBroken."""
+        """Return when there is room for the next. Raises PipeBroken; after a good end of the other side only
+        once its last words were received: till then frames go nowhere. If cancelled, the pipe breaks."""
         ...
 
     async def receive(self) -> bytes | None:
-        """Return the next frame, or None if the other end has ended well. Raises PipeBroken."""
+        """Return the next frame, or None if the other end has ended well. Raises PipeBroken. May be
+        cancelled: no frame is lost by it."""
         ...
 
 
@@ -129,7 +145,9 @@ class Transport(Protocol):
 
     def open_pipe(self, node_id: NodeId) -> AbstractAsyncContextManager[Pipe]:
         """Dial `node_id` and shake hands as for messages, with the same refusals. The block's end ends the
-        pipe; an error out of it breaks it. Raises PipeBroken, also for a member that is not known."""
+        pipe: the other end is waited for, a few seconds at most, so that what was sent last arrives; an
+        error out of the block breaks the pipe. Raises PipeBroken, also for a member that is not known, and
+        if as many pipes of this member as are allowed are open there."""
         ...
 
     async def stop(self) -> None:
