@@ -60,34 +60,50 @@ class Applier:
         self,
         machine: StateMachine,
         *,
+        queued_index: LogIndex,
         run_id: int,
         waiting: Waiting,
         clock: Callable[[], float],
         budget_s: float,
         flush_worker: Worker,
+        flushed: Callable[[], None],
         failed: Callable[[BaseException], None],
         stats: NodeStats,
     ) -> None:
+        """`queued_index`: the first entry submitted is the one after it. `flushed` is told of each flush."""
         self._machine = machine
         self._run_id = run_id
         self._waiting = waiting
         self._clock = clock
         self._budget_s = budget_s
         self._flush_worker = flush_worker
+        self._told_flushed = flushed
         self._failed = failed
         self._stats = stats
         self._queue: deque[Sequence[Entry]] = deque()
         self._group: _Group | None = None
         """The one under way: a machine that pauses has left it in its middle."""
         self._apply_sliced = getattr(machine, "apply_sliced", None)
-        self._queued_index: LogIndex = machine.applied_index
+        self._queued_index: LogIndex = queued_index
         self._flushing = False
+        self.is_waiting = False
+        """Nothing is applied: the state is lost, or about to be replaced."""
         self.flushed_index: LogIndex = machine.applied_index
         """Through which index the state is certainly durable: what was there at the start, and
         what a flush has reported since."""
 
     @property
     def has_work(self) -> bool:
+        """Whether `run` would do something."""
+        return not self.is_waiting and self._is_busy
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the state machine has nothing to do, here or in another thread."""
+        return not self._is_busy and not self._flushing
+
+    @property
+    def _is_busy(self) -> bool:
         return bool(self._queue) or self._group is not None
 
     def submit(self, entries: Sequence[Entry]) -> None:
@@ -105,6 +121,8 @@ class Applier:
         """Apply for about the budget, at least one slice. Return the last index applied, 0 if
         no group was finished. Raises StateMachineError."""
         applied_index: LogIndex = 0
+        if self.is_waiting:
+            return applied_index
         end_s = self._clock() + self._budget_s
         while self._group is not None or self._queue:
             if self._group is None:
@@ -118,9 +136,19 @@ class Applier:
 
     def maybe_flush(self) -> None:
         """Begin a flush if the state machine wants one and none is under way."""
-        if not self._flushing and self._machine.flush_wanted():
+        if not self._flushing and not self.is_waiting and self._machine.flush_wanted():
             self._flushing = True
             self._flush_worker.submit(self._machine.flush, self._flushed)
+
+    def restored(self, index: LogIndex) -> None:
+        """The state machine is at `index` by a snapshot, durably. What is queued up to there is in it."""
+        queued = [entry for entries in self._queue for entry in entries if entry.index > index]
+        self._queue.clear()
+        self._queued_index = max(self._queued_index, index)
+        for start, end in _slices(queued):
+            self._queue.append(queued[start:end])
+        self.flushed_index = index
+        self.is_waiting = False
 
     def flush_now(self, done: Callable[[], None]) -> None:
         """Flush at the end, after one that may be under way, and then call `done`."""
@@ -138,6 +166,7 @@ class Applier:
             return
         self._stats.flushes += 1
         self.flushed_index = max(self.flushed_index, index)
+        self._told_flushed()
 
     def _begin(self, entries: Sequence[Entry]) -> _Group:
         commands: list[Command] = []

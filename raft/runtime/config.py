@@ -11,6 +11,7 @@ from raft.core.errors import ConfigError
 from raft.core.types import NO_NODE, NodeId
 from raft.runtime.proposals import ORIGIN_BYTES
 from raft.storage.directory import InitialMember
+from raft.storage.options import LogOptions
 from raft.transport.address import address_of
 from raft.transport.options import TransportOptions
 
@@ -67,6 +68,26 @@ class NodeConfig:
     high_water_interval_s: float = 0.1
     """How often the end of the log is noted apart from it, so that a loss of its tail is found."""
 
+    log_bytes_max: int = 512 * MIB
+    """How much of the log is kept for members that are behind; a member further back gets a snapshot. By
+    whole segments, so that it is exceeded by one. Twice as much may be kept while a snapshot is sent."""
+
+    log_segment_bytes: int = 64 * MIB
+    """Size of a file of the log, zeros included: what an idle node takes, and the grain of
+    `log_bytes_max`."""
+
+    snapshot_bytes_per_s_max: int = 64 * MIB
+    """To one member. The sending also rests as long as it works, so that others are served."""
+
+    snapshot_stall_s: float = 10.0
+    """After so long without a piece, or without room for one, an attempt is given up."""
+
+    snapshot_keep_s: float = 60.0
+    """For how long after a break both sides keep what they have, to go on from there."""
+
+    snapshot_retry_s: float = 1.0
+    """Pause after an attempt that failed."""
+
     stop_drain_s: float = 1.0
     """How long `stop` waits for proposals that are on their way."""
 
@@ -88,7 +109,14 @@ class NodeConfig:
                 address_of(url)
             except ValueError as error:
                 faults.append(str(error))
-        for name in ("tick_interval_s", "turn_budget_s", "high_water_interval_s"):
+        for name in (
+            "tick_interval_s",
+            "turn_budget_s",
+            "high_water_interval_s",
+            "snapshot_stall_s",
+            "snapshot_keep_s",
+            "snapshot_retry_s",
+        ):
             if getattr(self, name) <= 0:
                 faults.append(f"{name} must be positive")
         for name in (
@@ -98,18 +126,25 @@ class NodeConfig:
             "proposal_batch_bytes_max",
             "reads_waiting_max",
             "command_bytes_max",
+            "log_bytes_max",
+            "snapshot_bytes_per_s_max",
         ):
             if getattr(self, name) < 1:
                 faults.append(f"{name} must be at least 1")
         if self.command_bytes_max + ORIGIN_BYTES > ENTRY_DATA_BYTES_MAX:
             faults.append(f"command_bytes_max must be at most {ENTRY_DATA_BYTES_MAX - ORIGIN_BYTES}")
-        if not faults:
-            try:
+        try:
+            self.log_options()
+            if not faults:
                 self.core_config(run_id=0)
-            except ConfigError as error:
-                faults.extend(error.faults)
+        except ConfigError as error:
+            faults.extend(error.faults)
         if faults:
             raise ConfigError(faults)
+
+    def log_options(self) -> LogOptions:
+        """The log's settings. Raises ConfigError."""
+        return LogOptions(segment_bytes=self.log_segment_bytes)
 
     def core_config(self, run_id: int) -> Config:
         """The core's settings. Raises ConfigError."""

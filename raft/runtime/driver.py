@@ -5,6 +5,7 @@
         Ready.append   -> log writer     -> publish, append_done, replies out
         Ready.apply    -> state machine  -> results to whoever waits, apply_done
         Ready.reads    -> whoever waits  once applied
+        Ready.snapshots_wanted -> snapshot_sender.py;  what comes in -> snapshot_receiver.py, installer.py
 
 Everything that arrives in one turn of the event loop is fed together, so that batches form by
 themselves. A turn that would take too long leaves the rest to the next one.
@@ -24,7 +25,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 from raft.core.errors import (
     DropReason,
@@ -33,17 +34,19 @@ from raft.core.errors import (
     ProposalTooLarge,
     RaftError,
 )
-from raft.core.messages import Message, Propose
+from raft.core.messages import Message, Propose, StateRequest
 from raft.core.raft import Raft
 from raft.core.ready import Ready, StorageAppend
-from raft.core.types import LogIndex, LogReader, NodeId
+from raft.core.types import LogIndex, LogReader, Membership, NodeId
 from raft.runtime.applier import Applier
 from raft.runtime.config import NodeConfig
 from raft.runtime.deadlines import Deadlines
+from raft.runtime.installer import InstallNotes
 from raft.runtime.log_writer import LogWriter, WritableLog
 from raft.runtime.proposals import Proposals
 from raft.runtime.reads import Barrier, Reads
-from raft.runtime.state_machine import StateMachine
+from raft.runtime.snapshots import Snapshots, can_snapshot
+from raft.runtime.state_machine import SnapshotMachine, StateMachine
 from raft.runtime.stats import NodeStats
 from raft.runtime.worker import Worker
 from raft.transport.interface import Pipe, PipeBroken, Transport
@@ -60,6 +63,8 @@ class Log(WritableLog, LogReader, Protocol):
 
     def publish(self, append: StorageAppend) -> None: ...
 
+    def publish_compaction(self) -> None: ...
+
 
 class Driver:
     """See above. Implements TransportHandler. Owned by Node, which starts and stops it."""
@@ -74,9 +79,14 @@ class Driver:
         transport: Transport,
         log_worker: Worker,
         flush_worker: Worker,
+        snapshot_worker: Worker,
+        notes: InstallNotes,
+        membership: Membership,
+        is_state_lost: bool,
         fatal: Callable[[BaseException], None],
     ) -> None:
-        """`fatal` is told of the first error after which this node must not go on."""
+        """`is_state_lost`: the log is whole, and the state must come from another member first.
+        `fatal` is told of the first error after which this node must not go on."""
         self._loop = loop = asyncio.get_running_loop()
         self._config = config
         self._core = core
@@ -96,16 +106,40 @@ class Driver:
             stats=stats,
         )
         self.reads = Reads(count_max=config.reads_waiting_max, deadlines=self._read_deadlines, stats=stats)
-        self.writer = LogWriter(log, log_worker, stats, self._on_written, self._fail)
+        self.writer = LogWriter(log, log_worker, stats, self._on_written, self._on_compacted, self._fail)
         self.applier = Applier(
             machine,
+            queued_index=core.log.applying_index,
             run_id=core.run_id,
             waiting=self.proposals,
             clock=loop.time,
             budget_s=config.turn_budget_s,
             flush_worker=flush_worker,
+            flushed=self._on_flushed,
             failed=self._fail,
             stats=stats,
+        )
+        self.snapshots = (
+            Snapshots(
+                cast(SnapshotMachine, machine),
+                is_lost=is_state_lost,
+                config=config,
+                core=core,
+                log=log,
+                applier=self.applier,
+                proposals=self.proposals,
+                writer=self.writer,
+                notes=notes,
+                membership=membership,
+                transport=transport,
+                worker=snapshot_worker,
+                stats=stats,
+                wake=self.wake,
+                installed=self._on_installed,
+                failed=self._fail,
+            )
+            if can_snapshot(machine)
+            else None
         )
         # The inbox
         self._messages: deque[Message] = deque()
@@ -127,11 +161,14 @@ class Driver:
             return
         self._next_tick_s = self._loop.time() + self._config.tick_interval_s
         self._tick_timer = self._loop.call_at(self._next_tick_s, self._on_tick)
+        self._compact()
         self.wake()
 
     def stop(self) -> None:
         """Do nothing more: no message is taken in, none is sent, nothing is applied."""
         self._stopped = True
+        if self.snapshots is not None:
+            self.snapshots.stop()
         if self._tick_timer is not None:
             self._tick_timer.cancel()
             self._tick_timer = None
@@ -150,6 +187,8 @@ class Driver:
         return barrier
 
     def wait_applied(self, index: LogIndex) -> Barrier:
+        if self.snapshots is not None and self.snapshots.is_lost:
+            index = max(index, self.snapshots.needed_index)
         return self.reads.wait_applied(index, self._core.applied_index, self._loop)
 
     def on_messages(self, messages: Sequence[Message]) -> None:
@@ -169,7 +208,9 @@ class Driver:
         self._fail(error)
 
     async def serve_pipe(self, node_id: NodeId, pipe: Pipe) -> None:
-        raise PipeBroken(f"{node_id:x} opened a pipe, and nothing here serves one yet")
+        if self.snapshots is None or self._stopped:
+            raise PipeBroken("this member takes no snapshot")
+        await self.snapshots.serve(node_id, pipe)
 
     def _on_written(self, appends: Sequence[StorageAppend]) -> None:
         if self._stopped:
@@ -177,6 +218,34 @@ class Driver:
         self._written.extend(appends)
         # At once, not in a turn to come: the acknowledgements are what everyone waits for.
         self._turn(is_after_write=True)
+
+    def _on_compacted(self) -> None:
+        if self._stopped:
+            return
+        try:
+            self._log.publish_compaction()
+        except Exception as error:
+            self._fail(error)
+
+    def _on_flushed(self) -> None:
+        self._compact()
+        self.wake()
+
+    def _on_installed(self) -> None:
+        """The core and the log stand at a snapshot."""
+        self.reads.applied(self._core.applied_index)
+        self._compact()
+        self.wake()
+
+    def _compact(self) -> None:
+        """Drop of the log what nobody needs. Only with snapshots can a member that is far behind still
+        catch up."""
+        if self.snapshots is None or self._stopped:
+            return
+        flushed_index = self.applier.flushed_index
+        pinned_index = self.snapshots.pinned_index
+        wanted_index = flushed_index if pinned_index is None else pinned_index
+        self.writer.maybe_compact(flushed_index, wanted_index, self._config.log_bytes_max)
 
     def _on_tick(self) -> None:
         now_s = self._loop.time()
@@ -191,6 +260,8 @@ class Driver:
         self._next_tick_s += due * interval_s
         self._tick_timer = self._loop.call_at(self._next_tick_s, self._on_tick)
         self.proposals.retry_backlog()
+        if self.snapshots is not None:
+            self.snapshots.tick()
         self._turn()
         if self._stopped:
             return
@@ -232,6 +303,8 @@ class Driver:
             if outgoing:
                 self._transport.send(outgoing)
             self._apply()
+            if self.snapshots is not None:
+                self.snapshots.poll()
         except Exception as error:
             self._fail(error)
             return
@@ -257,15 +330,24 @@ class Driver:
     def _finish(self, append: StorageAppend, outgoing: list[Message]) -> None:
         """What is asked for with an append that is durable now: in this order (ready.py, step 4)."""
         self._log.publish(append)
+        if append.snapshot is not None:
+            self._core.snapshot_installed(append.snapshot)
         self._core.append_done(append.done)
         outgoing.extend(append.replies)
+        if append.snapshot is not None and self.snapshots is not None:
+            self.snapshots.marked()
 
     def _feed_messages(self) -> None:
         """Step what has arrived, and then let time pass: in this order, see TICKS_AT_ONCE_MAX."""
         if self._messages:
             end_s = self._loop.time() + self._config.turn_budget_s
             while self._messages:
-                self._core.step(self._messages.popleft())
+                message = self._messages.popleft()
+                if isinstance(message, StateRequest):
+                    if self.snapshots is not None:
+                        self.snapshots.asked(message)
+                else:
+                    self._core.step(message)
                 self.stats.messages_stepped += 1
                 if self._loop.time() >= end_s:
                     break
@@ -290,8 +372,16 @@ class Driver:
 
     def _take(self, ready: Ready, outgoing: list[Message]) -> None:
         outgoing.extend(ready.messages)
-        if ready.append is not None and self.writer.submit(ready.append):
-            self._finish(ready.append, outgoing)
+        if ready.append is not None:
+            if self.writer.submit(ready.append):
+                self._finish(ready.append, outgoing)
+            elif ready.append.snapshot is not None and self.snapshots is not None:
+                self.snapshots.taken()
+        for node_id in ready.snapshots_wanted:
+            if self.snapshots is not None:
+                self.snapshots.want(node_id)
+            else:
+                logger.error("member %x needs a snapshot, and this state machine makes none", node_id)
         if ready.apply is not None:
             self.applier.submit(ready.apply.entries)
         for state in ready.reads:

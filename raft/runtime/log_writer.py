@@ -2,6 +2,9 @@
 
 There is no timer and no size to wait for. On an idle node an append is written at once; under load the
 sync itself is the pause in which the next batch gathers. A broken writer stays busy for ever.
+
+An append that puts a snapshot in place of the log, and all that follow it, are held back until `release`: the
+log may begin after the snapshot only once the state is durably there (trap 19).
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any, Protocol
 
 from raft.core.errors import StorageError
 from raft.core.ready import StorageAppend
+from raft.core.types import LogIndex
 from raft.runtime.stats import NodeStats
 from raft.runtime.worker import Worker
 
@@ -23,6 +27,12 @@ class WritableLog(Protocol):
 
     def note_high_water(self) -> None: ...
 
+    def compactable_index(self, flushed_index: LogIndex, log_bytes_max: int) -> LogIndex: ...
+
+    def compact(self, index: LogIndex) -> LogIndex: ...
+
+    def discard_dropped(self) -> int: ...
+
 
 class LogWriter:
     """Queue of appends before the log. All methods run on the loop's thread."""
@@ -33,16 +43,22 @@ class LogWriter:
         worker: Worker,
         stats: NodeStats,
         written: Callable[[Sequence[StorageAppend]], None],
+        compacted: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        """`written` is told of appends that are durable, in order; `failed` of the first error,
-        after which nothing is written any more: a failed sync is never repeated."""
+        """`written` is told of appends that are durable, in order, and `compacted` in the same order of
+        compactions; `failed` of the first error, after which nothing is written any more: a failed
+        sync is never repeated."""
         self._log = log
         self._worker = worker
         self._stats = stats
         self._written = written
+        self._compacted = compacted
         self._failed = failed
         self._waiting: list[StorageAppend] = []
+        self._held: list[StorageAppend] = []
+        """From an append with a snapshot on."""
+        self._compacting = False
         self._busy = False
         self._broken = False
         self._unnoted = False
@@ -55,12 +71,62 @@ class LogWriter:
     def submit(self, append: StorageAppend) -> bool:
         """Queue `append`. Return True if there is nothing to write and nothing to wait for: then it
         is done already, and `written` will not be told."""
+        if self._held or append.snapshot is not None:
+            self._held.append(append)
+            return False
         if not self._busy and not append.entries and append.hard_state is None:
             return True
         self._waiting.append(append)
         if not self._busy:
             self._write_next()
         return False
+
+    def release(self) -> None:
+        """The state that a held append speaks of is durable: write it, and what follows it."""
+        self._waiting += self._held
+        self._held = []
+        if self._waiting and not self._busy:
+            self._write_next()
+
+    def maybe_compact(self, flushed_index: LogIndex, wanted_index: LogIndex, log_bytes_max: int) -> None:
+        """Drop the log's beginning as far as it is larger than `log_bytes_max` and ends at or before
+        both indexes; `wanted_index` no longer counts if the log has twice that size. Nothing if one is under
+        way already, since it follows a flush, and there will be another."""
+        if self._compacting or self._broken:
+            return
+        self._compacting = True
+        log = self._log
+
+        def compact() -> bool:
+            index = max(
+                log.compactable_index(min(flushed_index, wanted_index), log_bytes_max),
+                log.compactable_index(flushed_index, 2 * log_bytes_max),
+            )
+            if index:
+                log.compact(index)
+            return bool(index)
+
+        self._worker.submit(compact, self._did_compact)
+
+    def _did_compact(self, is_compacted: Any, error: BaseException | None) -> None:
+        self._compacting = False
+        if error is not None:
+            self._break(error)
+        elif is_compacted:
+            self._stats.log_compactions += 1
+            self._compacted()
+            self.discard_dropped()
+
+    def discard_dropped(self) -> None:
+        """Have the space of dropped segments given back, a file at a time, so that writes come in between."""
+        if not self._broken:
+            self._worker.submit(self._log.discard_dropped, self._discarded)
+
+    def _discarded(self, left: Any, error: BaseException | None) -> None:
+        if error is not None:
+            self._break(error)
+        elif left:
+            self.discard_dropped()
 
     def note_high_water(self) -> None:
         """Have the end of the log noted, if anything was written since the last time."""

@@ -30,6 +30,7 @@ from raft.core.ready import Role
 from raft.core.types import LogIndex, Membership, NodeId, Term
 from raft.runtime.config import NodeConfig
 from raft.runtime.driver import Driver
+from raft.runtime.snapshots import can_snapshot
 from raft.runtime.state_machine import StateMachine
 from raft.runtime.stats import NodeStats
 from raft.runtime.worker import ThreadWorker, Worker
@@ -76,6 +77,7 @@ class _Parts:
     machine: StateMachine
     log_worker: Worker
     flush_worker: Worker
+    snapshot_worker: Worker
     log: LogStore | None = None
     core: Raft | None = None
     transport: Transport | None = None
@@ -93,6 +95,7 @@ class Node:
         self._driver: Driver | None = None
         self._fatal: BaseException | None = None
         self._committed_at_start: LogIndex = 0
+        self._is_state_lost = False
         self._stopping = False
         self._ended = asyncio.Event()
         self._end_task: asyncio.Task[None] | None = None
@@ -135,6 +138,7 @@ class Node:
             state_machine,
             make_worker(f"raft log {config.node_id:x}"),
             make_worker(f"raft flush {config.node_id:x}"),
+            make_worker(f"raft snapshot {config.node_id:x}"),
         )
         node = cls(config, parts)
         try:
@@ -180,12 +184,19 @@ class Node:
     async def wait_replayed(self) -> None:
         """Return once the state machine has all that this node's own disk says is committed.
 
-        Needs no other member, and takes as long as the replay of the log does. Before it, the state is that
+        Needs no other member, unless the state is lost and must come from one; takes as long as the replay of
+        the log does. Before it, the state is that
         of the last flush, or empty if it was rebuilt: who reads it without a barrier then sees it go back
         behind what this very node has shown. (Of the last write before a crash the disk may hold the
         entry, and not yet that it was committed: that only a leader can tell.) Raises Stopping.
         """
+        begin_s, begin_index = self._loop.time(), self._made_core().applied_index
         await self._running().wait_applied(self._committed_at_start)
+        index = self._made_core().applied_index
+        if index > begin_index:
+            logger.info(
+                "replayed entries %d to %d in %.2f s", begin_index + 1, index, self._loop.time() - begin_s
+            )
 
     @property
     def node_id(self) -> NodeId:
@@ -302,7 +313,12 @@ class Node:
 
         if parts.transport is not None:
             await attempt(parts.transport.stop)
-        if self._driver is not None and self._fatal is None:
+        driver = self._driver
+        if driver is not None and driver.snapshots is not None:
+            await attempt(driver.snapshots.end)
+        # A state that was switched must be the machine's own before it is flushed and closed.
+        await attempt(parts.snapshot_worker.stop)
+        if driver is not None and self._fatal is None:
             await attempt(self._final_flush)
         log = parts.log
         if log is not None:
@@ -326,18 +342,38 @@ class Node:
     async def _open_log(self) -> None:
         parts = self._parts
         directory = parts.directory
+        begin_s = self._loop.time()
         log = await _run(
             parts.log_worker,
-            lambda: LogStore.open(directory.disk, directory.log_path, directory.identity),
+            lambda: LogStore.open(
+                directory.disk, directory.log_path, directory.identity, self.config.log_options()
+            ),
         )
         parts.log = log
+        await _run(parts.log_worker, lambda: _finish_install(directory, log, parts.machine.applied_index))
         applied_index = parts.machine.applied_index
-        if not log.first_index - 1 <= applied_index <= log.last_index:
+        logger.info(
+            "the log holds entries %d to %d, the state is at %d; read in %.2f s",
+            log.first_index,
+            log.last_index,
+            applied_index,
+            self._loop.time() - begin_s,
+        )
+        if applied_index > log.last_index:
             raise StorageError(
                 f"the state machine has applied entry {applied_index}, but the log in "
                 f"{directory.log_path} holds {log.first_index} to {log.last_index}. What to do: if the "
                 "two were not mixed up, remove this member from the cluster and add it again"
             )
+        self._is_state_lost = getattr(parts.machine, "is_lost", False) or applied_index < log.first_index - 1
+        if self._is_state_lost:
+            applied_index = 0
+            if not can_snapshot(parts.machine) or len(directory.members) < 2:
+                raise StorageError(
+                    f"the state is lost, and the log in {directory.log_path}, which begins at entry "
+                    f"{log.first_index}, cannot tell all of it. What to do: nobody else can, in a cluster of "
+                    "one: restore from a backup; otherwise remove this member and add it again"
+                )
         try:
             parts.core = Raft(
                 self.config.core_config(self.run_id),
@@ -389,6 +425,10 @@ class Node:
             transport=parts.transport,
             log_worker=parts.log_worker,
             flush_worker=parts.flush_worker,
+            snapshot_worker=parts.snapshot_worker,
+            notes=parts.directory,
+            membership=Membership(voters=frozenset(parts.directory.members)),
+            is_state_lost=self._is_state_lost,
             fatal=self._on_fatal,
         )
 
@@ -426,6 +466,23 @@ def _check_directory(config: NodeConfig, directory: DataDirectory) -> None:
         faults.append(f"{directory.path} was made for a cluster of other members: {known}")
     if faults:
         raise ConfigError(faults)
+
+
+def _finish_install(directory: DataDirectory, log: LogStore, applied_index: LogIndex) -> None:
+    """Set the log behind a snapshot that took the place of the state right before a crash.
+
+    The state says by its position whether it was replaced; the note has the term, which a state need
+    not know. Nothing was applied since: entries behind the snapshot are written after the mark.
+    """
+    noted = directory.installing()
+    if noted is None:
+        return
+    index, term = noted
+    if applied_index == index:
+        is_there = log.first_index - 1 <= index <= log.last_index and log.term(index) == term
+        if not is_there:
+            log.reset(index, term)
+    directory.forget_installing()
 
 
 async def _run(worker: Worker, job: Callable[[], Any]) -> Any:

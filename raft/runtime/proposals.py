@@ -16,7 +16,8 @@ never fall along the log. So once an entry of a higher term is applied here, wha
 term and has not been applied never will be, and proposing it again cannot apply it twice. Nothing else
 proves it: not silence, not a change of leader, not a broken stream. At its deadline a
 proposal that is waiting was certainly not applied (NotLeader); of one that is handed nobody knows
-(OutcomeUnknown).
+(OutcomeUnknown). Nor does anybody when the state of this node goes on by a snapshot: the entries that it
+stands for are never seen here.
 
 Each command carries its origin, the run id of the proposing process and a sequence number, in 16
 bytes before the user's. Every node applies the command; the one whose run id it is finds who waits. At
@@ -224,6 +225,19 @@ class Proposals:
         self._applied_term = term
         for batch in [batch for batch in self._batches if batch.term < term]:
             self._repeat(batch)
+
+    def skipped(self, term: Term) -> None:
+        """The state went on by a snapshot that ends in `term`: what was handed in that term or before may
+        be in it, and whether it is nobody here will ever learn. To repeat it could apply it twice."""
+        for batch in [batch for batch in self._batches if batch.term <= term]:
+            for sequence in self._present(batch):
+                self._fail(
+                    sequence,
+                    OutcomeUnknown(
+                        "this node went on by a snapshot, which does not tell whether the command was applied"
+                    ),
+                )
+        self._applied_term = max(self._applied_term, term)
 
     # Ends
 

@@ -35,3 +35,16 @@ class NodeStats:
     apply_slices: int = 0
     commands_malformed: int = 0
     flushes: int = 0
+
+    log_compactions: int = 0
+    """Times that segments were dropped from the log's beginning."""
+    snapshots_sent: int = 0
+    snapshots_resumed: int = 0
+    """Sent on from where an attempt before had broken off."""
+    snapshots_failed: int = 0
+    """Attempts to send that did not end well."""
+    snapshot_bytes_sent: int = 0
+    snapshots_received: int = 0
+    """Came in whole."""
+    snapshots_installed: int = 0
+    snapshot_bytes_received: int = 0

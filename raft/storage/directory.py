@@ -3,6 +3,7 @@
     LOCK            held with flock by the process that uses the directory; holds its process id
     identity.json   cluster id, node id, incarnation, initial members: made once, never changed
     peers.json      incarnations of the other members seen so far
+    installing.json there while a snapshot takes the place of the state: which one
     log/            the write-ahead log (log_store.py)
     state/          the state machine's
 
@@ -24,7 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from raft.core.errors import StorageError
-from raft.core.types import NO_NODE, NodeId
+from raft.core.types import NO_NODE, LogIndex, NodeId, Term
 from raft.storage.disk import Disk
 from raft.storage.errors import (
     REPLACE_MEMBER,
@@ -41,6 +42,7 @@ from raft.storage.record import Identity
 LOCK_NAME = "LOCK"
 IDENTITY_NAME = "identity.json"
 PEERS_NAME = "peers.json"
+INSTALLING_NAME = "installing.json"
 PEERS_MAX = 1024
 """Incarnations remembered. Members are a handful; the limit keeps a flood of handshakes off the disk."""
 
@@ -156,11 +158,49 @@ class DataDirectory:
         try:
             write_json(self.disk, self.path, PEERS_NAME, {"incarnations": content})
         except OSError as error:
-            raise StorageError(
-                f"{self.path}/{PEERS_NAME} could not be written: {error.strerror or error}. "
-                f"What to do: see to the disk, then start the node again"
-            ) from error
+            raise self._unwritable(PEERS_NAME, error) from error
         self._incarnations = incarnations
+
+    # A snapshot that takes the place of the state, and then of the log: see docs/adr/0006.
+
+    def note_installing(self, index: LogIndex, term: Term) -> None:
+        """Make durable that the state is about to be replaced by one at `index`, whose entry has `term`.
+        Blocking. Raises StorageError: fatal."""
+        try:
+            write_json(self.disk, self.path, INSTALLING_NAME, {"index": index, "term": term})
+        except OSError as error:
+            raise self._unwritable(INSTALLING_NAME, error) from error
+
+    def installing(self) -> tuple[LogIndex, Term] | None:
+        """Return what was noted and not forgotten. Raises CorruptIdentity, StorageError."""
+        try:
+            content = read_json(self.disk, self.path, INSTALLING_NAME)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}/{INSTALLING_NAME} cannot be read: {error.strerror or error}"
+            ) from error
+        index, term = content.get("index"), content.get("term")
+        if not isinstance(index, int) or not isinstance(term, int) or index < 1 or term < 1:
+            raise CorruptIdentity(f"{self.path}/{INSTALLING_NAME}", "a field is missing or wrong")
+        return index, term
+
+    def forget_installing(self) -> None:
+        """The log stands behind the state, or the state was not replaced. Blocking. Raises StorageError."""
+        try:
+            self.disk.unlink(f"{self.path}/{INSTALLING_NAME}")
+            self.disk.sync_directory(self.path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._unwritable(INSTALLING_NAME, error) from error
+
+    def _unwritable(self, name: str, error: OSError) -> StorageError:
+        return StorageError(
+            f"{self.path}/{name} could not be written: {error.strerror or error}. "
+            f"What to do: see to the disk, then start the node again"
+        )
 
     def close(self) -> None:
         """Let the lock go."""

@@ -277,7 +277,9 @@ class LogStore:
         given to `write` and `publish`. Raises as `write` does.
         """
         meta = SnapshotMeta(index, term, Membership())
-        append = StorageAppend((), None, True, (), StorageAppendDone(0, 0, 0), meta)
+        # The term came with the leader who sent the snapshot, and was to be written with the mark.
+        newer = HardState(term, 0, self._hard_state.commit_index) if term > self._hard_state.term else None
+        append = StorageAppend((), newer, True, (), StorageAppendDone(0, 0, 0), meta)
         self.write([append])
         self.publish(append)
 

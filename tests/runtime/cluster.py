@@ -59,6 +59,7 @@ class Cluster:
         }
         self.nodes: dict[NodeId, Node] = {}
         self.machines: dict[NodeId, DictMachine] = {}
+        self.make_machine: Callable[[NodeId], DictMachine] = lambda _: DictMachine()
 
     async def __aenter__(self) -> Cluster:
         for i in self.members:
@@ -81,7 +82,7 @@ class Cluster:
 
     async def start(self, node_id: NodeId) -> Node:
         """Start a node, with a state machine that knows nothing: the log is replayed into it."""
-        machine = self.machines[node_id] = DictMachine()
+        machine = self.machines[node_id] = self.make_machine(node_id)
         transport = self.network.transport(node_id) if self.network is not None else None
         node = await Node.start(self.config(node_id), machine, transport=transport)
         self.nodes[node_id] = node

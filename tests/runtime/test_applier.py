@@ -66,11 +66,13 @@ def parts() -> tuple[Applier, Pausing, Waiting]:
     times = iter(range(1_000_000))
     applier = Applier(
         machine,
+        queued_index=0,
         run_id=RUN_ID,
         waiting=waiting,
         clock=lambda: next(times),
         budget_s=0.0,  # one slice a turn
         flush_worker=None,  # type: ignore[arg-type]
+        flushed=lambda: None,
         failed=lambda error: None,
         stats=NodeStats(),
     )
@@ -89,6 +91,36 @@ def test_a_pause_is_a_turn_and_nothing_overtakes(parts: tuple[Applier, Pausing, 
     assert applier.has_work and applier.run() == 3
     assert not applier.has_work and applier.run() == 0
     assert machine.seen == [b"\x00", b"\x03", b"\x00"]
+
+
+def test_a_state_that_was_restored_takes_what_follows_it_and_nothing_else(
+    parts: tuple[Applier, Pausing, Waiting],
+) -> None:
+    applier, _, waiting = parts
+    applier.is_waiting = True
+    applier.submit([entry(index, b"\x00") for index in range(1, 6)])
+    applier.submit([entry(index, b"\x00") for index in range(6, 9)])
+    assert not applier.has_work and applier.run() == 0
+    applier.restored(6)
+    assert applier.flushed_index == 6
+    applier.submit([entry(9, b"\x00")])
+    last = 0
+    while applier.has_work:
+        last = applier.run() or last
+    assert last == 9
+    assert sorted(waiting.results) == [7, 8, 9]
+
+
+def test_a_state_that_is_beyond_all_that_was_handed_out(parts: tuple[Applier, Pausing, Waiting]) -> None:
+    applier, _, waiting = parts
+    applier.is_waiting = True
+    applier.submit([entry(1, b"\x00")])
+    applier.restored(20)
+    assert not applier.has_work
+    applier.submit([entry(21, b"\x00")])
+    while applier.has_work:
+        applier.run()
+    assert sorted(waiting.results) == [21]
 
 
 def test_an_error_after_a_pause_is_fatal_too(parts: tuple[Applier, Pausing, Waiting]) -> None:

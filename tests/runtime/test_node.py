@@ -494,8 +494,9 @@ async def test_stop_lets_what_is_on_its_way_finish_and_refuses_the_rest(tmp_path
         leader = await cluster.leader()
         node = cluster.nodes.pop(leader)
         proposals = [asyncio.create_task(add(node, "x")) for _ in range(50)]
-        await asyncio.sleep(0)  # submitted
-        await asyncio.sleep(0)  # handed to the core
+        assert node._driver is not None
+        while node._driver.proposals.handed_count < 50:  # at once, or after the write that is under way
+            await asyncio.sleep(0)
         stopping = asyncio.create_task(node.stop())
         await asyncio.sleep(0)
         with pytest.raises(Stopping):

@@ -210,6 +210,20 @@ async def test_a_lost_proposal_that_is_waiting_again_was_certainly_not_applied()
     assert isinstance(outcome(future), NotLeader)
 
 
+async def test_what_a_snapshot_may_hold_is_unknown_and_never_repeated() -> None:
+    table = Table()
+    early = table.submit(b"early")
+    table.hand(4)
+    late = table.submit(b"late")
+    table.hand(6)
+    waiting = table.submit(b"waiting")
+    table.table.skipped(4)
+    assert isinstance(outcome(early), OutcomeUnknown)
+    assert not late.done() and not waiting.done()
+    table.table.retry_backlog()
+    assert [payload[ORIGIN_BYTES:] for _, payloads in table.take() for payload in payloads] == [b"waiting"]
+
+
 async def test_at_the_end_each_is_told_what_is_true() -> None:
     t = Table()
     handed = t.submit()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from raft.core.errors import NoQuorum, Overloaded, Stopping, StorageError
 from raft.core.ready import ReadState, StorageAppend, StorageAppendDone
-from raft.core.types import Entry
+from raft.core.types import Entry, LogIndex, Membership, SnapshotMeta
 from raft.runtime.deadlines import Deadlines
 from raft.runtime.log_writer import LogWriter
 from raft.runtime.reads import Barrier, Reads
@@ -138,6 +138,10 @@ class RecordingLog:
     def __init__(self) -> None:
         self.writes: list[list[int]] = []
         self.notes = 0
+        self.size = 0
+        """A byte an entry."""
+        self.compactions: list[int] = []
+        self.dropped = 0
         self.fails_with: Exception | None = None
 
     def write(self, appends: Sequence[StorageAppend]) -> None:
@@ -147,6 +151,17 @@ class RecordingLog:
 
     def note_high_water(self) -> None:
         self.notes += 1
+
+    def compactable_index(self, flushed_index: LogIndex, log_bytes_max: int) -> LogIndex:
+        return min(flushed_index, max(self.size - log_bytes_max, 0))
+
+    def compact(self, index: LogIndex) -> LogIndex:
+        self.compactions.append(index)
+        return index + 1
+
+    def discard_dropped(self) -> int:
+        self.dropped = max(self.dropped - 1, 0)
+        return self.dropped
 
 
 def an_append(index: int) -> StorageAppend:
@@ -162,6 +177,7 @@ def make_writer() -> tuple[LogWriter, HeldWorker, RecordingLog, list[int], list[
         worker,
         NodeStats(),
         lambda batch: told.extend(append.done.last_index for append in batch),
+        lambda: told.append(-1),
         failures.append,
     )
     return writer, worker, log, told, failures
@@ -200,6 +216,58 @@ def test_after_a_failed_write_nothing_is_written_or_reported() -> None:
     writer.submit(an_append(3))
     writer.note_high_water()
     assert not worker.jobs and log.writes == [[1]] and log.notes == 0
+
+
+def a_snapshot(index: int) -> StorageAppend:
+    meta = SnapshotMeta(index, 1, Membership(frozenset({1})))
+    return StorageAppend((), None, True, (), StorageAppendDone(1, index, 1), meta)
+
+
+def test_a_snapshot_and_what_follows_waits_for_the_state_and_nothing_before_it_does() -> None:
+    writer, worker, log, told, _ = make_writer()
+    writer.submit(an_append(1))
+    assert not writer.submit(a_snapshot(10))
+    nothing = StorageAppend((), None, False, (), StorageAppendDone(1, 11, 1))
+    assert not writer.submit(nothing), "it must not overtake"
+    worker.run_one()
+    assert told == [1] and not worker.jobs
+    writer.release()
+    worker.run_one()
+    assert log.writes == [[1], [10, 11]] and told == [1, 10, 11]
+    writer.submit(an_append(12))
+    worker.run_one()
+    assert told == [1, 10, 11, 12]
+
+
+def test_a_snapshot_that_is_released_during_a_write_is_in_the_next_one() -> None:
+    writer, worker, log, told, _ = make_writer()
+    writer.submit(an_append(1))
+    writer.submit(a_snapshot(10))
+    writer.release()
+    worker.run_one()
+    worker.run_one()
+    assert log.writes == [[1], [10]] and told == [1, 10]
+
+
+def test_a_compaction_is_told_in_the_order_of_the_writes_and_gives_its_space_back() -> None:
+    writer, worker, log, told, _ = make_writer()
+    log.size, log.dropped = 100, 3
+    writer.submit(an_append(1))
+    writer.maybe_compact(60, 50, 30)
+    writer.maybe_compact(60, 50, 30)
+    worker.run_one()
+    writer.submit(an_append(2))
+    worker.run_one()
+    assert log.compactions == [50] and told == [1, -1], "up to what somebody waits for, and once"
+    while worker.jobs:
+        worker.run_one()
+    assert told == [1, -1, 2] and log.dropped == 0
+    writer.maybe_compact(60, 5, 30)
+    worker.run_one()
+    assert log.compactions == [50, 40], "what is twice too large is not kept for anybody"
+    writer.maybe_compact(0, 0, 30)
+    worker.run_one()
+    assert log.compactions == [50, 40] and told.count(-1) == 2, "nothing is dropped, nothing is told"
 
 
 def test_the_high_water_is_noted_only_after_something_was_written() -> None:
