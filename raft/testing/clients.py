@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raft.testing.clock import TICK
-from raft.testing.machine import Write, WriteKind
+from raft.testing.machine import Write, WriteKind, encode_write
 from raft.testing.oracle import Operation
 from raft.testing.world import World
 
@@ -65,7 +65,7 @@ class Client:
         timeout = int(ticks * TICK)
         world.clock.call_later(timeout, self._give_up, operation, node.life)
         padding = bytes(random.randrange(profile.padding_bytes_max + 1))
-        node.submit(operation, self, padding)
+        node.submit(operation, self, encode_write(write, padding) if write is not None else b"")
 
     def _move(self) -> None:
         self._node_id = self._random.choice(sorted(self._world.nodes))

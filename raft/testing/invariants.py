@@ -10,6 +10,12 @@ Matching is the example: instead of comparing logs, `entries` remembers for each
 the entry and the term before it. If no log ever holds (index, term) with another content or
 another predecessor, any two logs that share an entry are equal up to it, by induction.
 
+A log that begins later. What a node has dropped from its log was committed, and its durable state covers it
+(two invariants see to that), so the copies here go on to begin at index 0: what a snapshot stands for is
+taken from the one committed log. So a node holds an entry if its log has it durably, or was allowed to
+forget it. A state that is lost (a fault of its own, which no log mends) changes nothing of what the log has
+promised.
+
 Sections are those of the Raft paper (extended version) unless stated.
 """
 
@@ -21,7 +27,7 @@ from dataclasses import dataclass, field
 from raft.core.errors import InvariantViolation
 from raft.core.messages import AppendEntriesReply, Message, RequestVoteReply
 from raft.core.ready import StorageAppend
-from raft.core.types import Entry, HardState, LogIndex, NodeId, Term
+from raft.core.types import Entry, HardState, LogIndex, NodeId, SnapshotMeta, Term
 
 NO_ENTRY = Entry(0, 0, 0, b"")
 """Stands at index 0 of every copy of a log, so that an index is a list position."""
@@ -51,6 +57,16 @@ class NodeRecord:
     """Asked for and not confirmed, in order: any first part of it may survive a crash."""
     durable_match: LogIndex = 0
     """Through which index `durable` equals the committed log."""
+    first_index: LogIndex = 1
+    """Where its log begins, durably. What is before it in `log` and `durable` it has dropped."""
+    compacting_through: LogIndex = 0
+    """What a compaction that is under way may drop."""
+    state_index: LogIndex = 0
+    """What its state machine has durably."""
+    is_state_lost: bool = False
+    """Its durable state is gone, though the log begins after it."""
+    offered_index: LogIndex = 0
+    """Of the newest snapshot that came in: committed, whoever says so."""
     up: bool = False
     term: Term = 0
     leader_in: Term = 0
@@ -89,34 +105,92 @@ class Cluster:
 
     # What the shell reports.
 
-    def recovered(self, node_id: NodeId, hard_state: HardState, log: Sequence[Entry]) -> None:
-        """A node starts again with what it found on its disk."""
+    def recovered(
+        self,
+        node_id: NodeId,
+        hard_state: HardState,
+        log: Sequence[Entry],
+        first_index: LogIndex = 1,
+        previous_term: Term = 0,
+    ) -> None:
+        """A node starts again with what it found on its disk: a log that begins at `first_index`."""
         record = self.nodes[node_id]
-        found = [NO_ENTRY, *log]
-        self._run(synced_state_survives, record, found, hard_state)
+        self._run(dropped_is_committed, self, record, first_index, previous_term)
+        found = [*self.committed[:first_index], *log]
+        self._run(synced_state_survives, self, record, found, first_index, hard_state)
         record.log = found
         record.durable = list(found)
         record.hard_state = hard_state
         record.pending = []
+        record.compacting_through = record.offered_index = 0
         record.up, record.term, record.leader_in = True, hard_state.term, 0
         record.commit_index = record.applied_index = 0
         record.durable_match = 0
-        self._remember_entries(record, 1)
+        record.first_index = first_index
+        self._remember_entries(record, first_index)
         self._extend_durable_match(record)
+        self._run(dropped_is_flushed, record)
         self._run(majority_keeps_committed, self)
 
     def crashed(self, node_id: NodeId) -> None:
         record = self.nodes[node_id]
         record.up, record.leader_in = False, 0
 
-    def state_restored(self, node_id: NodeId, applied_index: LogIndex) -> None:
+    def state_loaded(self, node_id: NodeId, applied_index: LogIndex) -> None:
         """The state machine begins at `applied_index` in this life."""
         self.nodes[node_id].applied_index = applied_index
+
+    def state_flushed(self, node_id: NodeId, index: LogIndex) -> None:
+        """The state through `index` would survive a power cut, and one before it would not come back."""
+        record = self.nodes[node_id]
+        record.state_index, record.is_state_lost = index, False
+
+    def state_lost(self, node_id: NodeId) -> None:
+        """The disk has lost the state; the log stands."""
+        record = self.nodes[node_id]
+        record.state_index, record.is_state_lost = 0, record.first_index > 1
+
+    def may_lose_state(self, node_id: NodeId) -> bool:
+        """Whether the state of `node_id` can be lost, so that all can be well again: one of those whose
+        state is not lost must be able to reach, by its own state and log, where the logs of all begin
+        whose state is."""
+        lost = {record.node_id for record in self.nodes.values() if record.is_state_lost} | {node_id}
+        needed = max(self.nodes[member].first_index for member in lost) - 1
+        return any(
+            record.durable_match >= needed for record in self.nodes.values() if record.node_id not in lost
+        )
+
+    def state_restored(self, node_id: NodeId, index: LogIndex) -> None:
+        """A snapshot at `index` has become the state of a running machine."""
+        record = self.nodes[node_id]
+        self._run(restore_goes_forward, record, index)
+        record.applied_index = index
+
+    def snapshot_offered(self, node_id: NodeId, meta: SnapshotMeta) -> None:
+        """A snapshot has come in whole and its core is about to be asked."""
+        record = self.nodes[node_id]
+        self._run(snapshot_is_committed, self, record, meta)
+        record.offered_index = meta.index
+
+    def compaction_asked(self, node_id: NodeId, through: LogIndex) -> None:
+        """A log is about to drop some of what lies at or before `through`."""
+        self.nodes[node_id].compacting_through = through
+
+    def compaction_durable(self, node_id: NodeId, first_index: LogIndex) -> None:
+        """A log has dropped all before `first_index`, and would not have it back after a power cut."""
+        record = self.nodes[node_id]
+        record.compacting_through = 0
+        record.first_index = first_index
+        self._run(dropped_is_committed, self, record, first_index, record.durable[first_index - 1].term)
+        self._run(dropped_is_flushed, record)
 
     def append_asked(self, node_id: NodeId, append: StorageAppend, still_leads: Term) -> None:
         """A Ready asked for an append. `still_leads`: the term the node leads now, or 0."""
         record = self.nodes[node_id]
         record.pending.append(append)
+        if append.snapshot is not None:
+            self._run(snapshot_is_committed, self, record, append.snapshot)
+            record.log = self.with_snapshot(record.log, append.snapshot)
         if append.entries:
             first = append.entries[0].index
             self._run(log_has_no_holes, record, append.entries)
@@ -133,6 +207,11 @@ class Cluster:
             if append.hard_state is not None:
                 self._run(stored_term_never_falls, record, append.hard_state)
                 record.hard_state = append.hard_state
+            if append.snapshot is not None:
+                record.durable = self.with_snapshot(record.durable, append.snapshot)
+                record.durable_match = min(record.durable_match, append.snapshot.index)
+                record.first_index = append.snapshot.index + 1
+                self._run(dropped_is_flushed, record)
             if append.entries:
                 first = append.entries[0].index
                 del record.durable[first:]
@@ -177,6 +256,13 @@ class Cluster:
             self._run(state_machine_safety, self, record, entry)
             record.applied_index = entry.index
 
+    def with_snapshot(self, log: list[Entry], meta: SnapshotMeta) -> list[Entry]:
+        """Return what `log` is once the snapshot stands for its beginning (trap 45): its rest is kept only
+        behind the snapshot's own last entry."""
+        if meta.index < len(log) and log[meta.index].term == meta.term:
+            return log
+        return self.committed[: meta.index + 1]
+
     # How the memory grows.
 
     def _run(self, invariant: Callable[..., None], *arguments: object) -> None:
@@ -200,7 +286,7 @@ class Cluster:
     ) -> None:
         self._run(commit_never_falls, record, commit_index)
         self._run(commit_is_within_log, record, commit_index, last)
-        if still_leads:
+        if still_leads and commit_index != record.offered_index:
             self._run(leader_commits_own_term, record, commit_index, led)
         low, record.commit_index = record.commit_index, commit_index
         for index in range(low + 1, commit_index + 1):
@@ -249,7 +335,7 @@ def leader_append_only(record: NodeRecord, first: LogIndex, still_leads: Term) -
 def log_has_no_holes(record: NodeRecord, entries: Sequence[Entry]) -> None:
     """Entries follow one another from the log's end or before it, and their terms never fall (5.3)."""
     first = entries[0].index
-    if not 1 <= first <= record.last_index + 1:
+    if not record.first_index <= first <= record.last_index + 1:
         raise Violation(
             "log_has_no_holes",
             f"node {record.node_id} writes at {first}, its log ends at {record.last_index}",
@@ -409,28 +495,83 @@ def stored_term_never_falls(record: NodeRecord, hard_state: HardState) -> None:
         raise Violation("stored_term_never_falls", f"node {record.node_id}: {hard_state} over {before}")
 
 
-def synced_state_survives(record: NodeRecord, found: Sequence[Entry], hard_state: HardState) -> None:
+def synced_state_survives(
+    cluster: Cluster,
+    record: NodeRecord,
+    found: Sequence[Entry],
+    first_index: LogIndex,
+    hard_state: HardState,
+) -> None:
     """All that was synced is there after a crash (Figure 2, persistent state; trap 14).
 
     Of the writes without a confirmed sync, the first ones may be there, each wholly, and in order. So what is
     found must be exactly what was durable with some number of these added. A replaced tail may have lower
-    terms than before: a leader's log may hold older entries at these indexes than one who lost had.
+    terms than before: a leader's log may hold older entries at these indexes than one who lost had. The log
+    begins where it did, or where a compaction or a snapshot among these wanted it.
     """
     log, state = list(record.durable), record.hard_state
+    first_low, first_high = record.first_index, max(record.first_index, record.compacting_through + 1)
     added = 0
-    while log != found or state[:2] != hard_state[:2]:
+    while log != found or state[:2] != hard_state[:2] or not first_low <= first_index <= first_high:
         if added == len(record.pending):
             raise Violation(
                 "synced_state_survives",
-                f"node {record.node_id} comes back with {hard_state} and a log that ends at"
-                f" {found[-1][:2]}; synced were {record.hard_state} and {record.durable[-1][:2]}, and none"
-                f" of the {added} unconfirmed writes explains it",
+                f"node {record.node_id} comes back with {hard_state} and a log from {first_index} to"
+                f" {found[-1][:2]}; synced were {record.hard_state} and {record.durable[-1][:2]}, from"
+                f" {record.first_index} on, and none of the {added} unconfirmed writes explains it",
             )
         append = record.pending[added]
         added += 1
         state = append.hard_state or state
+        if append.snapshot is not None:
+            log = list(cluster.with_snapshot(log, append.snapshot))
+            first_low = first_high = append.snapshot.index + 1
         if append.entries:
             log[append.entries[0].index :] = append.entries
+
+
+def dropped_is_committed(
+    cluster: Cluster, record: NodeRecord, first_index: LogIndex, previous_term: Term
+) -> None:
+    """A log loses its beginning only as far as that is committed (section 7, Figure 12)."""
+    index = first_index - 1
+    if index >= len(cluster.committed) or cluster.committed[index].term != previous_term:
+        raise Violation(
+            "dropped_is_committed",
+            f"node {record.node_id} has dropped all through {index}, whose term was {previous_term};"
+            f" committed is {cluster.committed[min(index, len(cluster.committed) - 1)][:2]}",
+        )
+
+
+def dropped_is_flushed(record: NodeRecord) -> None:
+    """Nothing leaves the log that the durable state does not have: only with both is nothing lost
+    (section 7, Figure 12; traps 18 and 19)."""
+    if record.first_index - 1 > record.state_index and not record.is_state_lost:
+        raise Violation(
+            "dropped_is_flushed",
+            f"the log of node {record.node_id} begins at {record.first_index}, its state is durable through"
+            f" {record.state_index}",
+        )
+
+
+def snapshot_is_committed(cluster: Cluster, record: NodeRecord, meta: SnapshotMeta) -> None:
+    """A snapshot ends with a committed entry, and says its term (section 7, Figure 13)."""
+    index, committed = meta.index, cluster.committed
+    if not 1 <= index < len(committed) or committed[index].term != meta.term:
+        raise Violation(
+            "snapshot_is_committed",
+            f"node {record.node_id} is offered a snapshot at {index} of term {meta.term}; committed is"
+            f" {committed[min(index, len(committed) - 1)][:2]}",
+        )
+
+
+def restore_goes_forward(record: NodeRecord, index: LogIndex) -> None:
+    """A snapshot never takes a running state back (Figure 13, 6 to 8; trap 45)."""
+    if index <= record.applied_index:
+        raise Violation(
+            "restore_goes_forward",
+            f"the state of node {record.node_id} goes from {record.applied_index} to {index} by a snapshot",
+        )
 
 
 def applied_in_order_once(record: NodeRecord, entry: Entry) -> None:
@@ -466,4 +607,8 @@ INVARIANTS = (
     stored_term_never_falls,
     synced_state_survives,
     applied_in_order_once,
+    dropped_is_committed,
+    dropped_is_flushed,
+    snapshot_is_committed,
+    restore_goes_forward,
 )

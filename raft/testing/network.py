@@ -70,6 +70,14 @@ class VirtualNetwork:
             counts["messages_duplicated"] += 1
             self._clock.call_later(self._delay(message), self._arrive, message)
 
+    def hop_delay(self) -> Time:
+        """Draw how long something takes that is no message, and keeps its own order."""
+        faults, random = self.faults, self._random
+        delay = random.randrange(faults.delay_min, faults.delay_max + 1)
+        if faults.slow and random.random() < faults.slow:
+            delay += random.randrange(faults.slow_max)
+        return delay
+
     def _delay(self, message: Message) -> Time:
         faults, random = self.faults, self._random
         delay = faults.delay_min + int(random.random() * (faults.delay_max - faults.delay_min))

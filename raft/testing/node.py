@@ -11,33 +11,40 @@ asked of the virtual clock. What happens at a crash depends on when it comes:
 
 Everything but the disk dies with a life: core, queues, waiting calls, the state machine (but for what
 it has flushed). `life` counts starts and ends, so that what was put on the clock by a former life is known.
+
+What the log writer does is in writer.py, what becomes of snapshots in snapshots.py.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from raft.core.errors import ProposalDropped, StorageError
-from raft.core.messages import Message
+from raft.core.messages import Message, StateRequest
 from raft.core.raft import Raft
-from raft.core.ready import Ready, Role, SoftState, StorageAppend, StorageApply
-from raft.core.types import Entry, EntryKind, Membership, NodeId
-from raft.runtime.state_machine import Command
+from raft.core.ready import Ready, Role, SoftState, StorageAppend, StorageAppendDone
+from raft.core.types import Entry, EntryKind, HardState, Membership, NodeId, SnapshotMeta
+from raft.runtime.state_machine import Command, SnapshotMachine, SnapshotSource, StateMachine
 from raft.storage.log_store import LogStore
 from raft.storage.memory_disk import MemoryDisk
 from raft.testing.clock import TICK, Time
 from raft.testing.disk import PowerCut, PowerCutDisk
-from raft.testing.machine import ORIGIN_BYTES, KeyValueMachine, decode_payload
+from raft.testing.machine import ORIGIN_BYTES, decode_origin
 from raft.testing.oracle import Operation
 from raft.testing.requests import Caller, RequestTable
+from raft.testing.snapshots import Receiver, Sender
 from raft.testing.storage import open_log
 from raft.testing.world import World
+from raft.testing.writer import SimLogWriter
 
 READY_TURNS_MAX = 1000
 """A core that wants more Readys than this for one input is spinning."""
+
+FREQUENT_STEPS = frozenset({"flush", "compaction", "receive"})
+"""Steps that are taken so often that a crash after each tenth would leave no time for anything else."""
 
 INBOX_MESSAGES_MAX = 500
 """What queues for a paused node; later messages are lost, as on a full socket."""
@@ -56,14 +63,16 @@ class SimNode:
         self.slow_disk_factor = 1
         self.disk = MemoryDisk()
         self.power = PowerCutDisk(self.disk)
-        self._random: Random = world.split_random()
+        self.random: Random = world.split_random()
+        self.installing_note: SnapshotMeta | None = None
+        """Durable: which snapshot is about to take the place of state and log."""
         self._make_raft = make
         self._membership = Membership(voters)
         self._tick_length: Time = TICK
         if world.profile.clock_skew:
-            self._tick_length = int(TICK * self._random.uniform(1, 1 + world.profile.clock_skew))
+            self._tick_length = int(TICK * self.random.uniform(1, 1 + world.profile.clock_skew))
         self._soft_state = SoftState(Role.FOLLOWER, 0, 0)
-        self.machine = KeyValueMachine()
+        self.machine: StateMachine = world.application.open_machine(node_id)
         self._begin_life()
 
     def _begin_life(self) -> None:
@@ -71,11 +80,14 @@ class SimNode:
         self._new_reads: list[tuple[Operation, Caller]] = []
         self._turn_due = False
         self._held: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._appends: list[StorageAppend] = []
-        self._writing = False
-        self._applies: deque[StorageApply] = deque()
+        self._applies: deque[Sequence[Entry]] = deque()
         self._applying = False
         self._disk_error_due = False
+        self.is_lost = False
+        """The state ends before the log begins: nothing can be applied until a snapshot has come."""
+        self.writer = SimLogWriter(self)
+        self.sender = Sender(self)
+        self.receiver = Receiver(self)
 
     # Life and death
 
@@ -83,50 +95,94 @@ class SimNode:
         """Recover from the disk, and begin to tick. The power may fail during recovery too."""
         world, profile = self.world, self.world.profile
         self.life += 1
-        if profile.crash_in_write and self._random.random() < profile.crash_in_write * 0.2:
-            self.power.arm(self._random.randrange(12))
+        if profile.crash_in_write and self.random.random() < profile.crash_in_write * 0.2:
+            self.power.arm(self.random.randrange(12))
         self._begin_life()
         try:
-            self.store: LogStore = open_log(self.power, self.node_id)
+            self._recover()
         except PowerCut:
             world.counts["power_cuts_in_recovery"] += 1
             world.note(self.node_id, "loses power during recovery")
+            world.cluster.crashed(self.node_id)
             self._lose_power()
             world.restart_later(self)
             return
         self.power.disarm()
-        store, hard_state = self.store, self.store.hard_state
-        log: list[Entry] = []
-        if store.last_index >= store.first_index:
-            log.extend(store.entries(store.first_index, store.last_index + 1, 1 << 40))
-        before = world.cluster.nodes[self.node_id]
-        lost = before.last_index - len(log)
-        world.counts["entries_lost_unsynced"] += max(0, lost)
-        world.cluster.recovered(self.node_id, hard_state, log)
-        flushed = self.machine.flushed
-        if self._random.random() >= profile.keep_state:
-            flushed = ({}, 0)
-        if flushed[1]:
-            world.counts["restarts_from_flushed_state"] += 1
-        self.machine = KeyValueMachine(*flushed)
-        world.cluster.state_restored(self.node_id, flushed[1])
-        run_id = self._random.getrandbits(64)
+        run_id = self.random.getrandbits(64)
         self.requests = RequestTable(run_id)
         self.core = self._make_raft(
             world.core_config(self.node_id, run_id),
-            log=store,
-            hard_state=hard_state,
+            log=self.store,
+            hard_state=self.store.hard_state,
             membership=self._membership,
-            applied_index=flushed[1],
-            random=Random(self._random.getrandbits(64)),
+            applied_index=self.machine.applied_index,
+            random=Random(self.random.getrandbits(64)),
         )
-        self._soft_state = SoftState(Role.FOLLOWER, 0, hard_state.term)
+        self._soft_state = SoftState(Role.FOLLOWER, 0, self.core.term)
         self.up, self.paused, self.slow_disk_factor = True, False, 1
         if world.story is not None:
-            found = f"{hard_state}, log ends at {log[-1][:2] if log else 0}, state at {flushed[1]}"
-            world.note(self.node_id, "starts with {}", found)
-        self._later(self._random.randrange(self._tick_length), self._tick)
+            first, last = self.store.first_index, self.core.log.last_position
+            found = f"log from {first} to {tuple(last)}, state at {self.machine.applied_index}"
+            world.note(self.node_id, "starts with {}, {}", self.store.hard_state, found)
+        self.later(self.random.randrange(self._tick_length), self._tick)
         self.turn()
+        if self.is_lost:
+            world.note(self.node_id, "has lost its state")
+            self.receiver.ask_for_state()
+
+    def _recover(self) -> None:
+        """Read the log and the state back, and make one fit the other. Raises PowerCut."""
+        cluster = self.world.cluster
+        self.store: LogStore = open_log(self.power, self.node_id, self.world.profile.snapshots.segment_bytes)
+        store = self.store
+        log: list[Entry] = []
+        if store.last_index >= store.first_index:
+            log.extend(store.entries(store.first_index, store.last_index + 1, 1 << 40))
+        lost = cluster.nodes[self.node_id].last_index - store.last_index
+        self.world.counts["entries_lost_unsynced"] += max(0, lost)
+        previous_term = store.term(store.first_index - 1)
+        cluster.recovered(self.node_id, store.hard_state, log, store.first_index, previous_term)
+        self._open_machine()
+        self._follow_note()
+        self.is_lost = self.machine.applied_index < store.first_index - 1
+
+    def _open_machine(self) -> None:
+        """The machine finds what it last flushed; or nothing, if the log has all of it, or others do."""
+        world = self.world
+        profile, application = world.profile, world.application
+        if self.store.first_index == 1:
+            if not application.is_durable and self.random.random() >= profile.keep_state:
+                application.lose_state(self.node_id)
+                world.cluster.state_lost(self.node_id)
+        elif not world.calm and self.random.random() < profile.snapshots.lose_state:
+            if world.cluster.may_lose_state(self.node_id):
+                world.counts["states_lost"] += 1
+                application.lose_state(self.node_id)
+                world.cluster.state_lost(self.node_id)
+        self.machine = application.open_machine(self.node_id)
+        index = self.machine.applied_index
+        world.counts["restarts_from_flushed_state"] += index > 0
+        world.cluster.state_loaded(self.node_id, index)
+        application.check_state(self.node_id, self.machine, "the state at start")
+
+    def _follow_note(self) -> None:
+        """A crash has come between the switch to a snapshot's state and its mark in the log, perhaps."""
+        note = self.installing_note
+        if note is None:
+            return
+        if self.machine.applied_index == note.index:
+            self.world.counts["marks_set_at_start"] += 1
+            state = self.store.hard_state
+            if state.term < note.term:
+                state = HardState(note.term, 0, state.commit_index)
+            mark = StorageAppend((), state, True, (), StorageAppendDone(0, 0, 0), note)
+            self.world.cluster.append_asked(self.node_id, mark, 0)
+            self.store.reset(note.index, note.term)
+            self.world.cluster.append_durable(self.node_id, [mark])
+            if not self.world.calm and self.random.random() < self.world.profile.snapshots.crash_at_step:
+                self.world.counts["crashes_after_reset"] += 1
+                raise PowerCut
+        self.installing_note = None
 
     def crash(self, *, power_cut: bool) -> None:
         """End this life: the process alone, or with a power cut that loses what was not synced."""
@@ -151,7 +207,7 @@ class SimNode:
     def _lose_power(self) -> None:
         self.world.counts["unsynced_bytes_lost"] += self.power.unsynced_bytes
         self.power.disarm()
-        self.disk.crash(self._random)
+        self.disk.crash(self.random)
 
     def pause(self) -> None:
         """SIGSTOP: no ticks, no disk, nothing read; messages queue."""
@@ -168,13 +224,30 @@ class SimNode:
             if self.life == life:
                 action(*arguments)
 
-    def _later(self, delay: Time, action: Callable[..., None], *arguments: Any) -> None:
+    def dies_after(self, step: str) -> bool:
+        """Perhaps this life ends here, between `step` and the next one."""
+        world = self.world
+        probability = world.profile.snapshots.crash_at_step * (0.1 if step in FREQUENT_STEPS else 1)
+        if world.calm or self.random.random() >= probability:
+            return False
+        world.counts[f"crashes_after_{step}"] += 1
+        world.note(self.node_id, "goes no further than the step: {}", step)
+        self.crash(power_cut=self.random.random() < 0.5)
+        world.restart_later(self)
+        return True
+
+    def maybe_arm(self) -> None:
+        """Perhaps the power fails in the middle of the write that comes now."""
+        if not self.world.calm and self.random.random() < self.world.profile.snapshots.crash_at_step / 2:
+            self.power.arm(self.random.randrange(10))
+
+    def later(self, delay: Time, action: Callable[..., None], *arguments: Any) -> None:
         self.world.clock.call_later(delay, self._if_alive, self.life, action, arguments)
 
-    def _delay(self, delay_max: Time) -> Time:
+    def delay(self, delay_max: Time) -> Time:
         """Draw how long disk or state machine take. In calm weather neither is slow: a node that replays
         its whole log, one entry in three ticks, would fail the liveness phase and prove nothing."""
-        return self._random.randrange((min(delay_max, TICK // 20) if self.world.calm else delay_max) + 1)
+        return self.random.randrange((min(delay_max, TICK // 20) if self.world.calm else delay_max) + 1)
 
     def _if_alive(self, life: int, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         if life != self.life:
@@ -188,11 +261,11 @@ class SimNode:
 
     def _tick(self) -> None:
         self.world.counts["ticks"] += 1
-        self._later(self._tick_length, self._tick)
+        self.later(self._tick_length, self._tick)
         self.core.tick()
         self._wake()
-        if not self._writing and self._random.random() < 0.3:
-            self._guard(self.store.note_high_water)
+        if not self.writer.is_busy and self.random.random() < 0.3:
+            self.guard(self.store.note_high_water)
 
     def deliver(self, message: Message) -> None:
         """A message came out of the network."""
@@ -203,12 +276,12 @@ class SimNode:
             elif len(self._inbox) == 1:
                 self._held.append((self._wake, ()))
 
-    def submit(self, operation: Operation, caller: Caller, padding: bytes) -> None:
+    def submit(self, operation: Operation, caller: Caller, command: bytes) -> None:
         """A client's call has reached this node."""
         if operation.write is None:
             self._new_reads.append((operation, caller))
         else:
-            self.requests.add_write(operation, caller, padding)
+            self.requests.add_write(operation, caller, command)
         self._if_alive(self.life, self._wake, ())
 
     def campaign(self) -> None:
@@ -226,9 +299,9 @@ class SimNode:
     def _wake(self) -> None:
         if self._turn_due:
             return
-        if self._random.random() < self.world.profile.batching:
+        if self.random.random() < self.world.profile.batching:
             self._turn_due = True
-            self._later(self._random.randrange(TICK // 4), self.turn)
+            self.later(self.random.randrange(TICK // 4), self.turn)
         else:
             self.turn()
 
@@ -240,7 +313,10 @@ class SimNode:
         core = self.core
         inbox, self._inbox = self._inbox, []
         for message in inbox:
-            core.step(message)
+            if isinstance(message, StateRequest):
+                self.sender.want(message.sender, message.index)
+            else:
+                core.step(message)
         self._propose()
         for operation, caller in self._new_reads:
             self.requests.add_read(operation, caller, core.read_index())
@@ -280,19 +356,18 @@ class SimNode:
                 world.counts["tail_truncations"] += 1
                 world.note(self.node_id, "replaces its log from {} on", append.entries[0].index)
             world.cluster.append_asked(self.node_id, append, leads)
-            self._appends.append(append)
-            if not self._writing:
-                self._begin_write()
+            self.writer.submit(append)
         for message in ready.messages:
             world.send(message)
         if ready.apply is not None:
-            self._applies.append(ready.apply)
-            if not self._applying:
-                self._begin_apply()
+            self._applies.append(ready.apply.entries)
+            self.apply_next()
         for position, index in ready.reads:
             self.requests.confirm_reads(position, index)
         for ticket, _ in ready.dropped:
             world.counts["reproposals"] += self.requests.batch_refused(ticket)
+        for member in ready.snapshots_wanted:
+            self.sender.want(member)
 
     def _note_soft_state(self, now: SoftState) -> None:
         before, self._soft_state = self._soft_state, now
@@ -308,36 +383,9 @@ class SimNode:
             whom = f", leader {now.leader}" if now.leader not in (0, self.node_id) else ""
             self.world.note(self.node_id, "is {} in term {}{}", now.role.value, now.term, whom)
 
-    # The log writer
+    # The disk
 
-    def _begin_write(self) -> None:
-        """Take all that is queued as one write: group commit."""
-        batch, self._appends = self._appends, []
-        self._writing = True
-        delay = self._delay(self.world.profile.write_delay_max) * self.slow_disk_factor
-        before = self._random.randrange(delay + 1)
-        self._later(before, self._write, batch, delay - before)
-
-    def _write(self, batch: list[StorageAppend], rest: Time) -> None:
-        counts = self.world.counts
-        counts["group_commits"] += 1
-        counts["group_commits_of_many"] += len(batch) > 1
-        if self._guard(self.store.write, batch):
-            self.world.cluster.append_durable(self.node_id, batch)
-            self._later(rest, self._written, batch)
-
-    def _written(self, batch: list[StorageAppend]) -> None:
-        for append in batch:
-            self.store.publish(append)
-            self.core.append_done(append.done)
-            for reply in append.replies:
-                self.world.send(reply)
-        self._writing = False
-        if self._appends:
-            self._begin_write()
-        self.turn()
-
-    def _guard(self, action: Callable[..., None], *arguments: object) -> bool:
+    def guard(self, action: Callable[..., object], *arguments: object) -> bool:
         """Run a disk operation. Returns False if it did not end well: then this life is over."""
         try:
             action(*arguments)
@@ -351,7 +399,7 @@ class SimNode:
             # The rule: any error of the log ends the process, and no sync is tried again.
             self.world.counts["disk_errors"] += 1
             self.world.note(self.node_id, "stops, since its disk failed")
-            self.crash(power_cut=self._random.random() < 0.5)
+            self.crash(power_cut=self.random.random() < 0.5)
         self.world.restart_later(self)
         return False
 
@@ -359,17 +407,23 @@ class SimNode:
         """Let one of the next writes or syncs of the log fail."""
         if self.up:
             self._disk_error_due = True
-            operation: Literal["write", "sync"] = self._random.choice(("write", "sync"))
-            self.disk.fail_next(operation, skip=self._random.randrange(3))
+            operation: Literal["write", "sync"] = self.random.choice(("write", "sync"))
+            self.disk.fail_next(operation, skip=self.random.randrange(3))
 
     # The apply queue
 
-    def _begin_apply(self) -> None:
-        self._applying = True
-        self._later(self._delay(self.world.profile.apply_delay_max), self._apply)
+    @property
+    def is_apply_idle(self) -> bool:
+        """Whether the machine has finished what it was given; one whose state is lost never will."""
+        return self.is_lost or not (self._applies or self._applying)
+
+    def apply_next(self) -> None:
+        if self._applies and not self._applying and not self.is_lost:
+            self._applying = True
+            self.later(self.delay(self.world.profile.apply_delay_max), self._apply)
 
     def _apply(self) -> None:
-        entries = self._applies.popleft().entries
+        entries = self._applies.popleft()
         self.world.cluster.applied(self.node_id, entries)
         self.world.counts["entries_applied"] += len(entries)
         commands = [
@@ -380,22 +434,53 @@ class SimNode:
         results = iter(self.machine.apply(commands, entries[-1].index))
         for entry in entries:
             if entry.kind == EntryKind.COMMAND:
-                write = self.requests.take_applied(decode_payload(entry.data)[0])
+                write = self.requests.take_applied(decode_origin(entry.data))
                 result = next(results)
                 if write is not None:
                     write.caller.write_returned(write.operation, result)
             self.world.counts["reproposals"] += self.requests.term_applied(entry.term)
         self.core.apply_done(entries[-1].index)
-        if self.machine.flush_wanted() and self._random.random() < 0.1:
-            self.machine.flush()
-        if self._applies:
-            self._begin_apply()
-        else:
-            self._applying = False
+        profile = self.world.profile
+        if self.machine.flush_wanted() and self.random.random() < profile.snapshots.flush_share:
+            self.later(self.delay(profile.write_delay_max), self._flush)
+        self._applying = False
+        self.apply_next()
+        self.writer.advance()
         self.turn()
+
+    def _flush(self) -> None:
+        """Make the state durable; then the log may lose what it has."""
+        if self.receiver.is_installing or self.is_lost:
+            return
+        index = self.machine.flush()
+        self.world.cluster.state_flushed(self.node_id, index)
+        self.world.counts["flushes"] += 1
+        snapshots = self.world.profile.snapshots
+        if snapshots.compacts and not self.dies_after("flush"):
+            self.later(self.random.randrange(TICK // 4), self.writer.compact, index)
 
     def _serve_reads(self) -> None:
         for read in self.requests.take_readable(self.machine.applied_index):
             if self.core.role is not Role.LEADER:
                 self.world.counts["reads_served_by_followers"] += 1
-            read.caller.read_returned(read.operation, self.machine.read(read.operation.key))
+            value = self.world.application.read(self.machine, read.operation.key)
+            read.caller.read_returned(read.operation, value)
+
+    # Snapshots: what the sender and the receiver ask of the rest
+
+    @property
+    def snapshot_machine(self) -> SnapshotMachine:
+        return cast(SnapshotMachine, self.machine)
+
+    def open_snapshot(self) -> SnapshotSource:
+        return self.snapshot_machine.open_snapshot()
+
+    def state_replaced(self, meta: SnapshotMeta) -> None:
+        """The machine has the state of a snapshot. What its own log would have told of is skipped: also
+        who waits for a command there will never learn what became of it."""
+        self.is_lost = False
+        queued = [[entry for entry in entries if entry.index > meta.index] for entries in self._applies]
+        self._applies = deque(entries for entries in queued if entries)
+        for write in self.requests.skipped(meta.term):
+            self.world.counts["proposals_skipped"] += 1
+            write.caller.connection_lost(write.operation)

@@ -152,9 +152,14 @@ class Oracle:
             history.positions.append(index)
             history.values.append(write.number)
 
-    def state(self) -> dict[int, int]:
-        """Return what every state machine must hold once it has applied all that is committed."""
-        return {key: h.values[-1] for key, h in sorted(self.keys.items()) if h.values[-1] != ABSENT}
+    def state(self, index: LogIndex | None = None) -> dict[int, int]:
+        """Return what every state machine must hold once it has applied all that is committed, or all of
+        that through `index`."""
+        found = {}
+        for key, history in sorted(self.keys.items()):
+            turns = len(history.positions) if index is None else bisect_right(history.positions, index)
+            found[key] = history.values[turns - 1]
+        return {key: value for key, value in found.items() if value != ABSENT}
 
     @staticmethod
     def _violation(rule: str, operation: Operation, detail: str) -> Violation:
@@ -169,6 +174,7 @@ RULES = (
     "no_phantom_writes",
     "reads_are_linearizable",
     "real_time_order",
+    "state_follows_the_log",
     "writes_happen_once",
 )
 """Every rule of the oracle."""

@@ -15,6 +15,7 @@ from raft.core.quorum import quorum_index
 from raft.core.raft import Raft
 from raft.core.ready import ReadState, Ready, Role
 from raft.core.types import HardState, LogIndex
+from raft.testing.node import SimNode
 
 
 class _CountsOldTerms(Leadership):
@@ -90,10 +91,12 @@ class Plant:
     direct: frozenset[str]
     """Invariants that look at the very place of the bug. Ignored, the simulator must still find it by
     its consequences: a bug that nobody thought of has no invariant of its own."""
+    node: type[SimNode] = SimNode
+    """If the bug is in the shell, or in what it does with the log and the state machine."""
 
     @property
     def about(self) -> str:
-        return (self.raft.__doc__ or "").strip()
+        return ((self.raft if self.node is SimNode else self.node).__doc__ or "").strip()
 
 
 PLANTS = {

@@ -52,6 +52,32 @@ class CoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotSettings:
+    """How long logs are kept, and what befalls snapshots on their way."""
+
+    segment_bytes: int = 8 * 1024
+    flush_share: float = 0.1
+    """Probability that a machine flushes after it has applied something."""
+    compacts: bool = False
+    log_bytes_max: int = 0
+    crash_at_step: float = 0.0
+    """Probability of a crash after each step of the install of a snapshot; a tenth of it after a flush, a
+    compaction, or a piece that came in."""
+    lose_state: float = 0.0
+    """Probability that a restarted node whose log begins late finds no state."""
+    piece_delay_max: Time = 0
+    """How long a piece may take besides the links' own delay: a snapshot can be overtaken."""
+    break_piece: float = 0.0
+    """Probability that the connection breaks at a piece."""
+    keep_ticks_max: float = 0.0
+    """How long what was sent, and what was received, is kept after a break."""
+    send_again: float = 0.0
+    """Probability that a snapshot is sent once more, later, and wanted by nobody."""
+    looks_at_header: bool = True
+    """A snapshot that is not needed is refused before it is sent. If not, only the core can refuse it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """Everything that a seed decides before its first step."""
 
@@ -94,6 +120,7 @@ class Profile:
     read_share: float
     compare_share: float
     padding_bytes_max: int
+    snapshots: SnapshotSettings = SnapshotSettings()
 
 
 def draw_profile(random: Random) -> Profile:
@@ -138,11 +165,14 @@ def draw_profile(random: Random) -> Profile:
     )
     kind = random.random()
     if kind < 0.18:
-        return _leaders_die_young(profile, random)
-    if kind < 0.36:
-        return _old_leaders_linger(profile, random)
-    if kind < 0.46:
-        return _voters_come_back(profile, random)
+        profile = _leaders_die_young(profile, random)
+    elif kind < 0.36:
+        profile = _old_leaders_linger(profile, random)
+    elif kind < 0.46:
+        profile = _voters_come_back(profile, random)
+    profile = replace(profile, snapshots=_draw_snapshots(random))
+    if kind >= 0.80:
+        profile = _followers_fall_behind(profile, random)
     return profile
 
 
@@ -208,6 +238,54 @@ def _voters_come_back(profile: Profile, random: Random) -> Profile:
         down_ticks_max=random.choice((0.2, 1.0)),
         write_delay_max=TICK // 20,
         nudge_ticks=random.choice((2.0, 5.0)),
+    )
+
+
+def _followers_fall_behind(profile: Profile, random: Random) -> Profile:
+    """Snapshot weather: logs of a few entries, and nodes that miss many more than these."""
+    core = replace(profile.core, election_timeout_ticks=random.choice((6, 10)))
+    snapshots = replace(
+        _draw_snapshots(random),
+        compacts=True,
+        segment_bytes=1024,
+        log_bytes_max=random.choice((0, 0, 2000)),
+        flush_share=random.choice((0.3, 1.0)),
+    )
+    return replace(
+        profile,
+        voters=random.choice((3, 3, 5)),
+        core=core,
+        network=replace(profile.network, delay_min=10, delay_max=random.choice((100, 500)), drop=0.0),
+        write_delay_max=TICK // 10,
+        apply_delay_max=TICK // 10,
+        crash_ticks=random.choice((0.0, 30.0)),
+        crash_at_moment=0.0,
+        cut_at_moment=0.0,
+        partition_ticks=random.choice((15.0, 30.0)),
+        partition_length_ticks=random.choice((15.0, 40.0)),
+        down_ticks_max=random.choice((2.0, 30.0)),
+        clients=random.choice((3, 6)),
+        think_ticks_max=random.choice((0.3, 1.0)),
+        timeout_ticks=20.0,
+        read_share=random.choice((0.2, 0.4)),
+        padding_bytes_max=random.choice((40, 400)),
+        snapshots=snapshots,
+    )
+
+
+def _draw_snapshots(random: Random) -> SnapshotSettings:
+    return SnapshotSettings(
+        segment_bytes=random.choice((1024, 2048, 8 * 1024)),
+        flush_share=random.choice((0.1, 0.3, 1.0)),
+        compacts=random.random() < 0.6,
+        log_bytes_max=random.choice((0, 0, 4 * 1024, 24 * 1024)),
+        crash_at_step=random.choice((0.0, 0.0, 0.05, 0.2)),
+        lose_state=random.choice((0.0, 0.0, 0.1, 0.5)),
+        piece_delay_max=random.choice((1, TICK // 10, TICK, 6 * TICK)),
+        break_piece=random.choice((0.0, 0.0, 0.05, 0.3)),
+        keep_ticks_max=random.choice((0.0, 10.0, 40.0)),
+        send_again=random.choice((0.0, 0.0, 0.3)),
+        looks_at_header=random.random() < 0.5,
     )
 
 

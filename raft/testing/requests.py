@@ -10,7 +10,8 @@ Writes. A write is in one of three states here:
 From `sent` a write falls back to `unsent` in two cases, both proofs: the leader refused its batch (nothing
 of it was appended), or an entry of a term above T was applied here and this write was not. Only the leader
 of exactly T could append it, and after an entry of a later term none of T can follow. So proposing it
-again cannot apply it twice. (The runtime's rule, in raft/runtime/proposals.py, without its bounds.)
+again cannot apply it twice. Where the state goes on by a snapshot no entry tells: what was sent in its last
+term or before is given up. (The runtime's rule, in raft/runtime/proposals.py, without its bounds.)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Protocol
 
 from raft.core.ready import Proposed
 from raft.core.types import LogIndex, Term
-from raft.testing.machine import Origin, encode_payload
+from raft.testing.machine import Origin, encode_origin
 from raft.testing.oracle import Operation
 
 
@@ -66,11 +67,9 @@ class RequestTable:
         self.reads: list[PendingRead] = []
         self._sequence = 0
 
-    def add_write(self, operation: Operation, caller: Caller, padding: bytes) -> None:
-        if operation.write is None:
-            raise ValueError("a read is no write")
+    def add_write(self, operation: Operation, caller: Caller, command: bytes) -> None:
         self._sequence += 1
-        payload = encode_payload(Origin(self.run_id, self._sequence), operation.write, padding)
+        payload = encode_origin(Origin(self.run_id, self._sequence)) + command
         self.unsent.append(PendingWrite(operation, caller, self._sequence, payload))
 
     def add_read(self, operation: Operation, caller: Caller, position: int) -> None:
@@ -90,6 +89,14 @@ class RequestTable:
     def term_applied(self, term: Term) -> int:
         """An entry of `term` was applied here. Returns how many writes that proves lost."""
         return self._fall_back([w for w in self.sent.values() if w.term < term])
+
+    def skipped(self, term: Term) -> list[PendingWrite]:
+        """The state went on by a snapshot that ends in `term`. Return the writes that may be in what was
+        skipped: nobody here will ever know, and to propose them again could apply them twice."""
+        skipped = [write for write in self.sent.values() if write.term <= term]
+        for write in skipped:
+            del self.sent[write.sequence]
+        return skipped
 
     def _fall_back(self, writes: Sequence[PendingWrite]) -> int:
         for write in writes:

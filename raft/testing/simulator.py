@@ -24,6 +24,7 @@ from raft.core.config import Config
 from raft.core.messages import Message, RequestVoteReply
 from raft.core.raft import Raft
 from raft.core.types import LogIndex, NodeId, Term
+from raft.testing.application import KeyValueApplication
 from raft.testing.clients import Client
 from raft.testing.clock import TICK, VirtualClock
 from raft.testing.counts import new_counts
@@ -34,7 +35,7 @@ from raft.testing.node import SimNode
 from raft.testing.oracle import Oracle, Outcome
 from raft.testing.plants import Plant
 from raft.testing.profile import Profile, draw_profile
-from raft.testing.world import Story
+from raft.testing.world import Application, Story
 from raft.transport.codec import BlockCache, decode_frame, encode_message, frame_of
 
 STEPS = 6000
@@ -86,6 +87,7 @@ class Simulation:
         voters = frozenset(range(1, self.profile.voters + 1))
         self.cluster = Cluster(voters, ignored)
         self.oracle = Oracle()
+        self.application: Application = KeyValueApplication(self.oracle)
         self.network = VirtualNetwork(
             self.clock,
             self.split_random(),
@@ -96,7 +98,8 @@ class Simulation:
         )
         self.nodes: dict[NodeId, SimNode] = {}
         for node_id in sorted(voters):
-            self.nodes[node_id] = SimNode(self, node_id, voters, plant.raft if plant else Raft)
+            make = plant.node if plant else SimNode
+            self.nodes[node_id] = make(self, node_id, voters, plant.raft if plant else Raft)
         self._trouble = Troublemaker(self, self.network.cut, self.network.heal)
         self._clients = [Client(self, number) for number in range(self.profile.clients)]
         self._writes_before_calm = 0
@@ -180,13 +183,8 @@ class Simulation:
                 raise Violation("liveness", f"{last} is committed, applied in calm: {applied}")
             self._step()
             last = len(self.cluster.committed) - 1
-        expected = self.oracle.state()
         for node_id, node in self.nodes.items():
-            if node.machine.applied_index == last and node.machine.state != expected:
-                raise Violation(
-                    "same_state_everywhere",
-                    f"node {node_id} has {node.machine.state}, the log gives {expected}",
-                )
+            self.application.check_state(node_id, node.machine, "the state at the end")
         for operation in self.oracle.operations.values():
             if operation.outcome is Outcome.UNKNOWN and operation.number in self.oracle.positions:
                 self.counts["writes_unknown_but_committed"] += 1

@@ -7,15 +7,20 @@ from raft.storage.disk import Disk
 from raft.storage.log_store import LogOptions, LogStore
 from raft.storage.record import Identity
 
-LOG_OPTIONS = LogOptions(
-    segment_bytes=8 * 1024, cache_bytes_max=2 * 1024, record_bytes_target=1024, prepare_bytes=2 * 1024
-)
-"""Small in everything, so that a run of some hundred entries meets rotation, cold reads and many records."""
-
 DIRECTORY = "/log"
 CLUSTER_ID = 1
 
 
-def open_log(disk: Disk, node_id: NodeId) -> LogStore:
-    """Open the log of `node_id`, or make it. Raises StorageError as LogStore.open does."""
-    return LogStore.open(disk, DIRECTORY, Identity(CLUSTER_ID, node_id, 1), LOG_OPTIONS)
+def open_log(disk: Disk, node_id: NodeId, segment_bytes: int) -> LogStore:
+    """Open the log of `node_id`, or make it. Raises StorageError as LogStore.open does.
+
+    It is small in everything, so that a run of some hundred entries meets rotation, cold reads and many
+    records.
+    """
+    options = LogOptions(
+        segment_bytes=segment_bytes,
+        cache_bytes_max=2 * 1024,
+        record_bytes_target=1024,
+        prepare_bytes=2 * 1024,
+    )
+    return LogStore.open(disk, DIRECTORY, Identity(CLUSTER_ID, node_id, 1), options)

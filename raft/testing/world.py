@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 from raft.core.config import Config
 from raft.core.messages import Message
 from raft.core.types import LogIndex, NodeId, Term
+from raft.runtime.state_machine import StateMachine
 from raft.testing.clock import Time, VirtualClock
 from raft.testing.invariants import Cluster
+from raft.testing.network import VirtualNetwork
 from raft.testing.oracle import Oracle
 from raft.testing.profile import Profile
 
@@ -26,11 +28,37 @@ class Story(Protocol):
     def message(self, now: Time, verb: str, message: Message) -> None: ...
 
 
+class Application(Protocol):
+    """What is replicated in a run: the machines of all nodes, and what they must hold."""
+
+    is_durable: bool
+    """A state that was flushed is always found again. If not, it may vanish where the log has all of it."""
+
+    def open_machine(self, node_id: NodeId) -> StateMachine:
+        """Begin a life of the node's machine, with what is on its disk."""
+        ...
+
+    def lose_state(self, node_id: NodeId) -> None:
+        """Wipe the disk of the node's machine, while it is down."""
+        ...
+
+    def check_state(self, node_id: NodeId, machine: StateMachine, what: str) -> None:
+        """Raise Violation if the machine has not what the log gives at its applied index. `what`: how
+        it came to its state."""
+        ...
+
+    def read(self, machine: StateMachine, key: int) -> int:
+        """Answer a client's read."""
+        ...
+
+
 class World(Protocol):
     """The simulation, as its inhabitants see it."""
 
     profile: Profile
     clock: VirtualClock
+    network: VirtualNetwork
+    application: Application
     cluster: Cluster
     oracle: Oracle
     counts: Counter[str]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from raft.core.messages import AppendEntriesReply, RequestVoteReply
 from raft.core.ready import StorageAppend, StorageAppendDone
-from raft.core.types import Entry, HardState
+from raft.core.types import Entry, HardState, LogIndex, Membership, SnapshotMeta
 from raft.testing.invariants import INVARIANTS, Cluster, Violation
 
 
@@ -167,6 +168,35 @@ def applied_in_order_once() -> None:
     cluster.applied(1, log_of(1))
 
 
+def dropped_is_committed() -> None:
+    cluster = cluster_with(1, 1)
+    follow(cluster, 1, 1, commit_index=1)
+    cluster.state_flushed(1, 2)
+    cluster.compaction_asked(1, 2)
+    cluster.compaction_durable(1, 3)
+
+
+def dropped_is_flushed() -> None:
+    cluster = cluster_with(1, 1)
+    follow(cluster, 1, 1, commit_index=2)
+    cluster.state_flushed(1, 1)
+    cluster.compaction_asked(1, 2)
+    cluster.compaction_durable(1, 3)
+
+
+def snapshot_is_committed() -> None:
+    cluster = cluster_with(1, 1, on=(1, 2))
+    lead(cluster, 1, 1, commit_index=1)
+    cluster.snapshot_offered(3, SnapshotMeta(2, 1, Membership()))
+
+
+def restore_goes_forward() -> None:
+    cluster = cluster_with(1, 1)
+    follow(cluster, 1, 1, commit_index=2)
+    cluster.applied(1, log_of(1, 1))
+    cluster.state_restored(1, 2)
+
+
 BREAKERS: dict[str, Callable[[], None]] = {
     breaker.__name__: breaker
     for breaker in (
@@ -188,6 +218,10 @@ BREAKERS: dict[str, Callable[[], None]] = {
         stored_term_never_falls,
         synced_state_survives,
         applied_in_order_once,
+        dropped_is_committed,
+        dropped_is_flushed,
+        snapshot_is_committed,
+        restore_goes_forward,
     )
 }
 
@@ -202,7 +236,9 @@ def test_invariant_catches_its_violation(invariant: Callable[..., None]) -> None
 @pytest.mark.parametrize("invariant", INVARIANTS, ids=lambda invariant: invariant.__name__)
 def test_invariant_has_a_source(invariant: Callable[..., None]) -> None:
     doc = invariant.__doc__ or ""
-    assert "(5." in doc or "Figure" in doc, f"{invariant.__name__} cites no section of the paper"
+    assert "(5." in doc or "(section 7" in doc or "Figure" in doc, (
+        f"{invariant.__name__} cites no section of the paper"
+    )
 
 
 def test_a_log_that_lost_its_end_counts_against_the_majority() -> None:
@@ -265,6 +301,119 @@ def test_a_late_leader_of_an_old_term_need_not_have_later_commits() -> None:
     lead(cluster, 2, 5, commit_index=2)
     store(cluster, 3, log_of(1), HardState(3))
     lead(cluster, 3, 3)
+
+
+def mark(index: LogIndex, term: int, hard_state: HardState | None = None) -> StorageAppend:
+    return replace(ask([], hard_state), snapshot=SnapshotMeta(index, term, Membership()))
+
+
+def snapshot_cluster() -> Cluster:
+    """Nodes 1 and 2 have committed four entries, of terms 1, 1, 2, 2. Node 3 has another at 3."""
+    cluster = cluster_with(1, 1, 2, 2, on=(1, 2))
+    lead(cluster, 1, 2)
+    lead(cluster, 1, 2, commit_index=4)
+    store(cluster, 3, log_of(1, 1, 1), HardState(1))
+    return cluster
+
+
+def test_a_snapshot_stands_for_the_log_that_is_committed() -> None:
+    cluster = snapshot_cluster()
+    append = mark(4, 2, HardState(2))
+    cluster.append_asked(3, append, still_leads=0)
+    cluster.state_flushed(3, 4)
+    cluster.append_durable(3, [append])
+    record = cluster.nodes[3]
+    assert (record.last_index, record.first_index, record.durable_match) == (4, 5, 4)
+    cluster.crashed(3)
+    cluster.recovered(3, HardState(2), [], first_index=5, previous_term=2)
+
+
+def test_the_log_behind_the_end_of_a_snapshot_is_kept_only_with_that_end() -> None:
+    cluster = snapshot_cluster()
+    cluster.append_asked(3, mark(3, 2), still_leads=0)
+    assert [entry.term for entry in cluster.nodes[3].log[1:]] == [1, 1, 2]
+    cluster.append_asked(2, mark(3, 2), still_leads=0)
+    assert [entry.term for entry in cluster.nodes[2].log[1:]] == [1, 1, 2, 2]
+
+
+def test_a_mark_before_its_state_is_durable() -> None:
+    cluster = snapshot_cluster()
+    append = mark(4, 2, HardState(2))
+    cluster.append_asked(3, append, still_leads=0)
+    with pytest.raises(Violation, match="dropped_is_flushed"):
+        cluster.append_durable(3, [append])
+
+
+@pytest.mark.parametrize(
+    ("first_index", "previous_term", "log"),
+    [
+        (1, 0, log_of(1, 1, 2, 2)),  # the compaction did not happen
+        (2, 1, log_of(1, 1, 2, 2)[1:]),  # or dropped less than it might
+        (3, 1, log_of(1, 1, 2, 2)[2:]),
+    ],
+)
+def test_a_crash_in_a_compaction(first_index: int, previous_term: int, log: list[Entry]) -> None:
+    cluster = snapshot_cluster()
+    cluster.state_flushed(1, 3)
+    cluster.compaction_asked(1, 2)
+    cluster.crashed(1)
+    cluster.recovered(1, HardState(2), log, first_index, previous_term)
+    assert cluster.nodes[1].first_index == first_index
+
+
+@pytest.mark.parametrize(
+    ("first_index", "previous_term", "name"),
+    [
+        (4, 2, "synced_state_survives"),  # more is gone than was asked for
+        (3, 2, "dropped_is_committed"),  # it says another term of what was before
+    ],
+)
+def test_what_no_compaction_can_leave(first_index: int, previous_term: int, name: str) -> None:
+    cluster = snapshot_cluster()
+    cluster.state_flushed(1, 4)
+    cluster.compaction_asked(1, 2)
+    cluster.crashed(1)
+    with pytest.raises(Violation, match=name):
+        cluster.recovered(1, HardState(2), log_of(1, 1, 2, 2)[first_index - 1 :], first_index, previous_term)
+
+
+def test_a_log_does_not_get_its_beginning_back() -> None:
+    cluster = snapshot_cluster()
+    cluster.state_flushed(1, 4)
+    cluster.compaction_asked(1, 2)
+    cluster.compaction_durable(1, 3)
+    cluster.crashed(1)
+    with pytest.raises(Violation, match="synced_state_survives"):
+        cluster.recovered(1, HardState(2), log_of(1, 1, 2, 2))
+
+
+def test_a_mark_that_no_sync_confirmed_may_be_there_or_not() -> None:
+    for first_index, log, state in ((1, log_of(1, 1, 1), HardState(1)), (5, [], HardState(2))):
+        cluster = snapshot_cluster()
+        cluster.append_asked(3, mark(4, 2, HardState(2)), still_leads=0)
+        cluster.state_flushed(3, 4)
+        cluster.crashed(3)
+        cluster.recovered(3, state, log, first_index, 2 if first_index > 1 else 0)
+
+
+def test_a_leader_may_learn_from_a_snapshot_that_an_old_entry_is_committed() -> None:
+    cluster = snapshot_cluster()
+    store(cluster, 2, [Entry(5, 3, 0, b"")], HardState(3))
+    lead(cluster, 2, 3)
+    cluster.snapshot_offered(2, SnapshotMeta(4, 2, Membership()))
+    lead(cluster, 2, 3, commit_index=4)
+
+
+def test_the_last_state_that_others_need_is_not_lost() -> None:
+    cluster = snapshot_cluster()
+    for node_id in (1, 2):
+        cluster.state_flushed(node_id, 4)
+        cluster.compaction_asked(node_id, 3)
+        cluster.compaction_durable(node_id, 4)
+    # Node 3 equals the others through 2 only: it could not give back what begins at 4.
+    assert cluster.may_lose_state(1)
+    cluster.state_lost(1)
+    assert not cluster.may_lose_state(2)
 
 
 def test_every_invariant_is_listed() -> None:

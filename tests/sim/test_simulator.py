@@ -55,10 +55,15 @@ def test_telling_the_story_changes_nothing(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_simulator_is_not_blind() -> None:
-    """Everything that it counts is reached within a few seeds."""
+    """Everything that it counts is reached within the seeds that every run of the tests goes through."""
     counts = add_counts(run_seed(seed).counts for seed in range(40))
-    assert [name for name in REACHED if not counts[name]] == []
     assert counts["leaders_elected"] > 200 and counts["tail_truncations"] > 40
+    assert counts["compactions"] > 200 and counts["snapshots_installed"] > 10
+    for seed in range(40, 300):
+        if all(counts[name] for name in REACHED):
+            break
+        counts = add_counts([counts, run_seed(seed).counts])
+    assert [name for name in REACHED if not counts[name]] == []
 
 
 class _Deaf(Raft):
