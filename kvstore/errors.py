@@ -161,6 +161,8 @@ RESPONSE_TOO_LARGE = Fault(
 ALARM_UNSUPPORTED = Fault(
     Code.UNIMPLEMENTED, "etcdserver: alarms can be listed here, but not activated or deactivated"
 )
+STATE_LOST = _unavailable("this member has lost its state, and waits for that of another")
+STATE_REPLACED = _unavailable("the state was replaced while it was read")
 INVALID_COMMAND = _invalid("the log holds a command that this version does not understand")
 INTERNAL = Fault(Code.INTERNAL, "etcdserver: internal error, see the log of this member")
 UNPARSABLE = Fault(Code.INTERNAL, "grpc: error unmarshalling request")

@@ -5,25 +5,27 @@ revision is that of the snapshot, or larger. What was the old cluster's own stay
 in its log, and what its members published.
 
 A state that did not come out of a log is a danger: nothing in the log says that it must be there. So what it
-began from, the `Base`, is written into it, and `store.open_or_rebuild` is told to insist on it.
+began from, the `Base`, is written into it, and `store.open_or_rebuild` insists on it.
 
 The same holds between members: one whose state is gone cannot be brought up from a restored cluster's log,
-even if that still begins at 1. It needs the state of another member, its `Base` with it.
+even if that still begins at 1. It waits for the state of another member, its `Base` with it
+(`kvstore.store.Store.is_lost`).
 """
 
 from __future__ import annotations
 
+import os
 from struct import Struct
 from typing import Any, BinaryIO, Final, NamedTuple
 
 import plyvel
 
-from kvstore import state_directory
+from kvstore import state_directory, state_slots
+from kvstore.database import open_state
 from kvstore.errors import StateFailed
 from kvstore.keys import (
     FORMAT,
     META_BASE,
-    META_END,
     META_FORMAT,
     META_NUMBER,
     META_POSITION,
@@ -31,7 +33,6 @@ from kvstore.keys import (
     is_own,
 )
 from kvstore.snapshot_file import SnapshotDamaged, SnapshotReader, SnapshotSummary, SnapshotVersionUnknown
-from kvstore.store import MEMTABLE_BYTES_MAX, Store
 
 REVISION_MAX: Final = 2**62
 """Half of what 63 bits hold: whoever raises the revision at a restore cannot use them up by a slip."""
@@ -52,7 +53,7 @@ class Base(NamedTuple):
 
 
 def restore_state(file: BinaryIO, size_bytes: int, path: str, *, bump_revision: int = 0) -> SnapshotSummary:
-    """Build the state in `path`, an empty directory, and make it durable; return what was read.
+    """Build the state in `path`, a directory without one, and make it durable; return what was read.
 
     Raises SnapshotDamaged, SnapshotVersionUnknown, StateError, OSError, ValueError for a revision that
     would be too large: what is in `path` is worthless then.
@@ -66,7 +67,9 @@ def restore_state(file: BinaryIO, size_bytes: int, path: str, *, bump_revision: 
     revision = header.revision + bump_revision
     if not header.revision <= revision <= REVISION_MAX:
         raise ValueError(f"the revision would be {revision}; the largest is {REVISION_MAX}")
-    db = state_directory.open_level_db(path, MEMTABLE_BYTES_MAX)
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    slot = state_slots.make_slot(path)
+    db = state_directory.open_level_db(slot, create=True)
     try:
         _copy(reader, db)
         summary = reader.summary
@@ -75,13 +78,13 @@ def restore_state(file: BinaryIO, size_bytes: int, path: str, *, bump_revision: 
         batch.put(META_POSITION, POSITION.pack(0, 0, revision, header.compact_revision))
         batch.put(META_BASE, Base(summary.digest, bump_revision).packed())
         batch.write()
-        # As Store._sync does, and for the reason given there.
-        db.compact_range(start=b"\xff\xff", stop=b"\xff\xff")
-        db.delete(META_END)
+        state_directory.sync_level_db(db)
     except plyvel.Error as error:
-        raise StateFailed(path, str(error)) from error
+        raise StateFailed(slot, str(error)) from error
     finally:
         db.close()
+    state_slots.sync_slot(slot)
+    state_slots.activate(slot)
     _check(path, summary, Base(summary.digest, bump_revision))
     return summary
 
@@ -98,15 +101,15 @@ def _copy(reader: SnapshotReader, db: Any) -> None:
 
 def _check(path: str, summary: SnapshotSummary, base: Base) -> None:
     """Open the state as a member will, LevelDB's own log gone, and count what is there."""
-    Store(path).close()
-    db = state_directory.open_level_db(path, MEMTABLE_BYTES_MAX)
+    database = open_state(path)
     try:
-        with db.iterator(include_value=False, verify_checksums=True, fill_cache=False) as found:
+        with database.level_db.iterator(
+            include_value=False, verify_checksums=True, fill_cache=False
+        ) as found:
             records = sum(not is_own(key) for key in found)
-        has_base = db.get(META_BASE) == base.packed()
     except plyvel.Error as error:
-        raise StateFailed(path, str(error)) from error
+        raise StateFailed(database.slot, str(error)) from error
     finally:
-        db.close()
-    if records != summary.records or not has_base:
-        raise StateFailed(path, f"{summary.records} records were written, and {records} are there")
+        database.close()
+    if records != summary.records or database.facts.base != base.packed():
+        raise StateFailed(database.slot, f"{summary.records} records were written, and {records} are there")

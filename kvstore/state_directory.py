@@ -1,4 +1,6 @@
-"""The directory in which LevelDB lies: what is done to it before LevelDB may open it.
+"""A LevelDB with a state in it: what is done to its directory before LevelDB may open it.
+
+Which directory that is, `kvstore.state_slots` tells.
 
 LevelDB's own log is never trusted. Its writes here are not synced, and after a power cut an unsynced
 LevelDB log may keep newer records and lose older ones; replayed, it would bring a state that never was.
@@ -11,20 +13,22 @@ At each crash:
     while applying             the memory table is lost; the log replays it.
     in the middle of a flush   the new table is not in the manifest yet: LevelDB deletes it.
     while deleting `*.log`     the next start deletes the rest.
-    while wiping               the marker goes last, so the next start wipes again.
+    anywhere in a switch to another directory, or in a wipe: see `kvstore.state_slots`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
 from contextlib import suppress
 from typing import Any
 
 import plyvel
 
+from kvstore import state_slots
 from kvstore.errors import StateCorrupt, StateFailed
+from kvstore.keys import META_END
+from kvstore.state_slots import sync_path
 
 logger = logging.getLogger(__name__)
 
@@ -36,67 +40,76 @@ BLOOM_BITS = 10
 
 BLOCK_CACHE_BYTES = 32 * 1024 * 1024
 
+MEMTABLE_BYTES_MAX = 32 * 1024 * 1024
+"""LevelDB moves its memory table to disk by itself at this size. Below the flush size, so that one flush
+does not write 64 MiB at once; two of them may be in memory."""
 
-def open_level_db(path: str, memtable_bytes_max: int) -> Any:
-    """Open the LevelDB in `path`, made if it is not there. Raises StateCorrupt, StateFailed."""
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    if os.path.exists(os.path.join(path, CORRUPT_MARKER)):
-        raise StateCorrupt(path, "an earlier run met corrupt data and left a marker")
-    _delete_logs(path)
+
+def open_level_db(slot: str, *, create: bool = False, memtable_bytes_max: int = MEMTABLE_BYTES_MAX) -> Any:
+    """Open the LevelDB in `slot`, or make it if `create`. Raises StateCorrupt, StateFailed."""
     try:
+        if os.path.exists(os.path.join(slot, CORRUPT_MARKER)):
+            raise StateCorrupt(slot, "an earlier run met corrupt data and left a marker")
+        _delete_logs(slot)
         return plyvel.DB(
-            path,
-            create_if_missing=True,
+            slot,
+            create_if_missing=create,
             paranoid_checks=True,
             write_buffer_size=memtable_bytes_max,
             lru_cache_size=BLOCK_CACHE_BYTES,
             bloom_filter_bits=BLOOM_BITS,
         )
     except plyvel.CorruptionError as error:
-        raise StateCorrupt(path, str(error)) from error
-    except plyvel.IOError as error:
-        raise StateFailed(path, str(error)) from error
+        raise StateCorrupt(slot, str(error)) from error
+    except (plyvel.Error, OSError) as error:
+        raise StateFailed(slot, str(error)) from error
 
 
-def _delete_logs(path: str) -> None:
+def sync_level_db(level_db: Any) -> None:
+    """Make durable what was written. From any thread. Raises plyvel.Error.
+
+    `compact_range` moves the memory table into a synced table, and then compacts the keys asked
+    for: none, since no record begins with 0xFF. It reports no error, though. LevelDB remembers a
+    failed write and refuses the next one, so a write tells.
+    """
+    level_db.compact_range(start=b"\xff\xff", stop=b"\xff\xff")
+    level_db.delete(META_END)  # no such record; the write is what counts
+
+
+def _delete_logs(slot: str) -> None:
     # Under a process that still has this open they are as worthless as after it: no lock is needed
     # for this, and LevelDB's own lock refuses the second one right after.
-    for name in os.listdir(path):
+    for name in os.listdir(slot):
         if name.endswith(".log"):
-            os.unlink(os.path.join(path, name))
+            os.unlink(os.path.join(slot, name))
 
 
-def mark_corrupt(path: str, reason: str) -> None:
-    """Have the next start build the state again. Best effort: the disk may be past writing."""
+def mark_corrupt(slot: str, reason: str) -> None:
+    """Have the state in `slot` never be opened again. Best effort: the disk may be past writing."""
     try:
-        descriptor = os.open(os.path.join(path, CORRUPT_MARKER), os.O_WRONLY | os.O_CREAT, 0o600)
+        descriptor = os.open(os.path.join(slot, CORRUPT_MARKER), os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             os.write(descriptor, reason.encode(errors="replace") + b"\n")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        _sync_directory(path)
+        sync_path(slot)
     except OSError:
-        logger.exception("cannot leave the marker %s in %s", CORRUPT_MARKER, path)
+        logger.exception("cannot leave the marker %s in %s", CORRUPT_MARKER, slot)
 
 
 def wipe(path: str) -> None:
-    """Remove the state in `path`, whole. A crash on the way leaves what is wiped again."""
+    """Remove whatever state is in `path`. A crash on the way leaves none, or what is wiped again.
+
+    Raises StateFailed.
+    """
     if not os.path.isdir(path):
         return
-    mark_corrupt(path, "being wiped")
-    for name in os.listdir(path):
-        if name == CORRUPT_MARKER:
-            continue
-        full = os.path.join(path, name)
-        if os.path.isdir(full):
-            shutil.rmtree(full)
-        else:
-            os.unlink(full)
-    _sync_directory(path)
-    with suppress(FileNotFoundError):
-        os.unlink(os.path.join(path, CORRUPT_MARKER))
-    _sync_directory(path)
+    try:
+        state_slots.deactivate(path)
+        state_slots.remove_others(path, ())
+    except OSError as error:
+        raise StateFailed(path, str(error)) from error
 
 
 def directory_bytes(path: str) -> int:
@@ -107,11 +120,3 @@ def directory_bytes(path: str) -> int:
             with suppress(FileNotFoundError):
                 total += entry.stat().st_size
     return total
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

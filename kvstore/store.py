@@ -11,11 +11,16 @@ A write
     may be large begins with nothing before it pending, and pauses on its way (`kvstore.dooms`).
 
 A read
-    A key's newest version is one LevelDB get. Everything else runs on a snapshot, in slices.
+    See `kvstore.readable_store`, which is the other half of this class.
 
 Compaction of history
     A command raises the compact revision; what it makes superfluous is removed later and in slices, by
     the sweeper, which `start` sets going. Nothing that can be read or hashed depends on how far it is.
+
+A snapshot for another member, or from one
+    `open_snapshot` holds the state (`kvstore.snapshot_source`). `begin_restore` builds another one beside it
+    (`kvstore.snapshot_sink`), and `restore` goes on with that. The old database is closed and removed in a
+    thread when its last reader has gone.
 
 What a crash leaves
     The state at some earlier group, see `state_directory`. The log is replayed from `applied_index` + 1.
@@ -23,82 +28,59 @@ What a crash leaves
 When LevelDB's files turn out to be corrupt
     At open: StateCorrupt. While running: a marker is left, the failure is kept, every later call raises
     it, and `on_failure` is called so that the process ends: it must not go on answering from a state
-    that it cannot read. The next start wipes and rebuilds (`open_or_rebuild`).
+    that it cannot read. The next start wipes and rebuilds (`open_or_rebuild`): from the log, or, if that
+    cannot tell it all, from another member (`is_lost`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import NamedTuple
 
 import plyvel
 from google.protobuf.message import DecodeError
 
-from kvstore import state_directory, txn
-from kvstore.backup import backup_records
+from kvstore import state_directory, state_slots, txn
 from kvstore.checks import check_delete_range, check_txn
 from kvstore.commands import KIND_BYTES, CommandKind
-from kvstore.dooms import Doom, bury_slice, doom_of_meta, is_doomed, write_tombstones
+from kvstore.database import Database, open_state
+from kvstore.dooms import bury_slice, write_tombstones
 from kvstore.errors import (
     COMPACTED,
     FUTURE_REVISION,
     INVALID_COMMAND,
     KEY_NOT_PROVIDED,
-    SERVER_STOPPED,
     ApiError,
     StateCorrupt,
-    StateError,
     StateFailed,
-    StateFormatUnknown,
 )
-from kvstore.hashing import hash_all, hash_revisions
-from kvstore.keys import (
-    FORMAT,
-    LATEST,
-    META_BASE,
-    META_DOOM,
-    META_END,
-    META_FORMAT,
-    META_MEMBER,
-    META_NUMBER,
-    META_POSITION,
-    META_SWEPT,
-    NO_COMPACTION,
-    POSITION,
-    member_meta,
-)
+from kvstore.keys import META_POSITION, POSITION, member_meta
 from kvstore.pb.command_pb2 import PublishRequest
 from kvstore.pb.rpc_pb2 import (
     CompactionRequest,
     DeleteRangeRequest,
     DeleteRangeResponse,
     PutRequest,
-    RangeRequest,
     TxnRequest,
-    TxnResponse,
 )
-from kvstore.ranges import RangeResult, check_revision, range_over
-from kvstore.slices import Sliced, run_at_once, run_sliced
-from kvstore.snapshot_file import SnapshotHeader, snapshot_pieces
-from kvstore.sweep import NOTHING_SWEPT, SweptSlice, sweep_slice, swept_end
+from kvstore.readable_store import ReadableStore
+from kvstore.slices import Sliced, run_at_once
+from kvstore.snapshot_sink import StateSink
+from kvstore.snapshot_source import StateSource
+from kvstore.sweep import SweptSlice, sweep_slice
 from kvstore.sweeper import Sweeper
-from kvstore.view import Overlay, SnapshotView
-from raft import Command
+from kvstore.view import Overlay
+from raft import Command, SnapshotSink, SnapshotSource
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 MIB = 1024 * 1024
-FIRST_REVISION = 1
-"""Revision of an empty store; the first write makes 2 (etcd)."""
 
 OPS_UNLIMITED = 2**31
-
-MEMTABLE_BYTES_MAX = 32 * MIB
-"""LevelDB moves its memory table to disk by itself at this size. Below the flush size, so that one flush
-does not write 64 MiB at once; two of them may be in memory."""
 
 
 class _Large(NamedTuple):
@@ -115,12 +97,14 @@ def _delete(state: Overlay, request: DeleteRangeRequest) -> Sliced[DeleteRangeRe
     return response
 
 
-class Store:
-    """Keys and values with all their versions. Implements raft's StateMachine."""
+class Store(ReadableStore):
+    """Keys and values with all their versions. Implements raft's SnapshotMachine."""
 
-    def __init__(self, path: str, *, flush_bytes: int = 64 * MIB) -> None:
+    def __init__(self, path: str, *, base: bytes | None = None, flush_bytes: int = 64 * MIB) -> None:
         """Open the state in `path`. Raises StateError: StateCorrupt, StateFailed, StateFormatUnknown.
 
+        `base`: what the state must stand on (`kvstore.keys.META_BASE`); None for whatever it does. An empty
+        state that does not is lost.
         `flush_bytes`: ask for a flush after this much was applied; what a restart replays at most.
         """
         self._path = path
@@ -129,65 +113,40 @@ class Store:
         self._flushed_bytes = 0
         """`_written_bytes` when the last flush began. Written by the flushing thread alone, the other
         by the loop's alone: no lock."""
-        self._failure: StateError | None = None
-        self._closed = False
-        self.on_failure: Callable[[StateError], None] | None = None
-        """Called once, on the loop's thread or the flushing one, when the state cannot be used any
-        more. The process must end then."""
-        self._db = state_directory.open_level_db(path, MEMTABLE_BYTES_MAX)
-        try:
-            self._load()
-        except plyvel.CorruptionError as error:
-            self._db.close()
-            raise StateCorrupt(path, str(error)) from error
-        except Exception:
-            self._db.close()
-            raise
-        self._sweeper = Sweeper(
-            self._db,
+        database = open_state(path)
+        facts = database.facts
+        self._base_expected = facts.base if base is None else base
+        if facts.base != self._base_expected and not facts.is_empty:
+            database.close()
+            raise _stands_elsewhere(path, self._base_expected)
+        super().__init__(database)
+        self.is_lost = facts.base != self._base_expected
+        self._sweeper = self._new_sweeper(database)
+        self._is_started = False
+        self._sink: StateSink | None = None
+        """The last one. Set in the sinks' thread."""
+        self._replaced: dict[Database, Sweeper] = {}
+        """Databases that were the state, until they are closed and removed."""
+        self._removals = ThreadPoolExecutor(1, thread_name_prefix="kvstore remove")
+        self._is_closing = threading.Event()
+
+    def _new_sweeper(self, database: Database) -> Sweeper:
+        return Sweeper(
+            database.level_db,
             state=lambda: (self._swept, self._compact_revision),
             is_done=lambda: self.is_swept and not self._dooms,
             sweep_slice=self.sweep_slice,
-            sync=self._sync,
-            size_bytes=self.size_bytes,
-            failed=self._background_failed,
+            sync=lambda: self._sync(database),
+            size_bytes=database.size_bytes,
+            failed=lambda error: self._background_failed(error, database),
         )
 
     @staticmethod
     def wipe(path: str) -> None:
-        """Remove a state that StateCorrupt was raised for. The log builds it again."""
+        """Remove a state that StateCorrupt was raised for. The log builds it again. Raises StateFailed."""
         state_directory.wipe(path)
 
-    def _load(self) -> None:
-        self._applied_index = 0
-        self._applied_term = 0
-        self._revision = FIRST_REVISION
-        self._compact_revision = NO_COMPACTION
-        self._swept = NOTHING_SWEPT
-        """Through which event compacted history is removed, packed."""
-        self._dooms: list[Doom] = []
-        """Large deletes whose dead records still lie there, in the order of their revisions."""
-        self._base = b""
-        form = self._db.get(META_FORMAT, verify_checksums=True)
-        if form is None:
-            # The format was the first write of all, so nothing can be there without it.
-            if next(self._db.iterator(include_value=False, verify_checksums=True), None) is not None:
-                raise StateCorrupt(self._path, "there are records, but none that tells their format")
-            self._db.put(META_FORMAT, META_NUMBER.pack(FORMAT))
-            return
-        (found,) = META_NUMBER.unpack(form)
-        if found != FORMAT:
-            raise StateFormatUnknown(self._path, found, FORMAT)
-        position = self._db.get(META_POSITION, verify_checksums=True)
-        if position is not None:
-            unpacked = POSITION.unpack(position)
-            self._applied_index, self._applied_term, self._revision, self._compact_revision = unpacked
-        self._swept = self._db.get(META_SWEPT, NOTHING_SWEPT, verify_checksums=True)
-        self._base = self._db.get(META_BASE, b"", verify_checksums=True)
-        for record, value in self._db.iterator(prefix=META_DOOM, verify_checksums=True):
-            self._dooms.append(doom_of_meta(record, value))
-
-    # -- raft's StateMachine --------------------------------------------------------------------------
+    # -- raft's SnapshotMachine -----------------------------------------------------------------------
 
     @property
     def applied_index(self) -> int:
@@ -200,7 +159,9 @@ class Store:
     def apply_sliced(self, commands: Sequence[Command], applied_index: int) -> Sliced[Sequence[object]]:
         """Apply a group, with pauses where it takes long. Other calls may come in a pause, all but the
         next group: they find the state before the command that is under way."""
-        self._check_usable()
+        self._check_open()
+        if self.is_lost:
+            raise _stands_elsewhere(self._path, self._base_expected)
         assert applied_index >= self._applied_index, "the applied index went back"
         assert not commands or commands[0].index > self._applied_index, "a command came twice"
         term = self._applied_term
@@ -218,7 +179,7 @@ class Store:
                 results.append(result)
             self._commit(state, applied_index, term)
         except plyvel.Error as error:
-            raise self._failed(error) from error
+            raise self._failed(error, self._database) from error
         return results
 
     def _overlay(self) -> Overlay:
@@ -321,48 +282,108 @@ class Store:
 
     def flush(self) -> int:
         """Make durable what is applied now; return its index. Blocking, from a thread of its own."""
-        self._check_usable()
+        self._check_open()
         applied_index = self._applied_index
         written_bytes = self._written_bytes
-        self._sync()
+        self._sync(self._database)
         self._flushed_bytes = written_bytes
         return applied_index
 
-    def _sync(self) -> None:
-        """Make durable what was written. From any thread.
-
-        `compact_range` moves the memory table into a synced table, and then compacts the keys asked
-        for: none, since no record begins with 0xFF. It reports no error, though. LevelDB remembers a
-        failed write and refuses the next one, so a write tells.
-        """
+    def _sync(self, database: Database) -> None:
         try:
-            self._db.compact_range(start=b"\xff\xff", stop=b"\xff\xff")
-            self._db.delete(META_END)  # no such record; the write is what counts
+            database.sync()
         except plyvel.Error as error:
-            raise self._failed(error) from error
+            raise self._failed(error, database) from error
+
+    def open_snapshot(self) -> SnapshotSource:
+        """Hold the state as it is now, for another member. Raises ApiError, StateError."""
+        self._check_usable()
+        database = self._database
+        return StateSource(self._view(), lambda error: self._not_read(error, database))
+
+    def begin_restore(self) -> SnapshotSink:
+        """Begin to build another state beside this one. Blocking. Raises StateError, ApiError, OSError."""
+        self._check_open()
+        if self._sink is not None:
+            assert not self._sink.is_committed, "what was committed is not the state yet"
+            self._sink.discard()
+        held = [self._database.slot, *(database.slot for database in tuple(self._replaced))]
+        state_slots.remove_others(self._path, held)
+        self._sink = StateSink(self._path, self._base_expected, self._commit_failed)
+        return self._sink
+
+    def _commit_failed(self, error: Exception) -> None:
+        self._fail(StateFailed(self._path, f"which of two states is there now is not known: {error}"))
+
+    def restore(self, sink: SnapshotSink, index: int) -> None:
+        """Go on with the state that `sink` has committed. Reads that are under way end on the old one.
+
+        Raises StateError: the process must end, and the next start opens what was committed.
+        """
+        self._check_open()
+        assert isinstance(sink, StateSink) and sink is self._sink, "a sink of another store"
+        database = sink.take()
+        old, old_sweeper = self._database, self._sweeper
+        self._sink = None
+        self._use(database)
+        self._replaced[old] = old_sweeper
+        self._flushed_bytes = self._written_bytes
+        self._sweeper = self._new_sweeper(database)
+        old_sweeper.abandon()
+        old.when_unread(lambda: self._remove_soon(old))
+        if self._applied_index != index:
+            raise self._fail(StateFailed(database.slot, f"it is at {self._applied_index}, not at {index}"))
+        self.is_lost = False
+        if self._is_started:
+            self._sweeper.start()
+
+    def _remove_soon(self, database: Database) -> None:
+        self._removals.submit(self._remove, database)
+
+    def _remove(self, database: Database) -> None:
+        """Close a database that was the state and remove its files. In a thread."""
+        self._replaced[database].join()
+        with suppress(plyvel.Error):
+            # Closing waits for LevelDB's memory table to be written, and plyvel then lets no other thread
+            # run. To wait for it here stops nobody.
+            database.sync()
+        database.close()
+        try:
+            state_slots.remove_slot(database.slot, self._is_closing.is_set)
+        except OSError as error:
+            logger.warning("%s could not be removed, the next start will: %s", database.slot, error)
+        del self._replaced[database]
 
     def close(self) -> None:
         """Flush and close. Whatever cannot be flushed is replayed from the log at the next start."""
         if self._closed:
             return
+        self._is_closing.set()
         self._sweeper.stop()
+        if self._sink is not None:
+            self._sink.close()
         try:
             if self._failure is None:
                 self.flush()
         finally:
             self._closed = True
-            self._db.close()
+            self._database.close()
+            self._removals.shutdown(wait=True)
+            for database, sweeper in self._replaced.items():  # those that are still read
+                sweeper.join()
+                database.close()
 
     # -- compacted history ----------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin the background work, on the running loop: removal of what is deleted or compacted."""
+        self._is_started = True
         self._sweeper.start()
 
     def sweep_slice(self) -> SweptSlice:
         """Remove a little of what was deleted or compacted. For the sweeper; and for tests, to be in its
         middle."""
-        self._check_usable()
+        self._check_open()
         if self._dooms:
             rest, removed = bury_slice(self._db, self._dooms[0])
             self._dooms = ([rest] if rest is not None else []) + self._dooms[1:]
@@ -371,183 +392,22 @@ class Store:
         self._swept = done.swept
         return done
 
-    @property
-    def is_swept(self) -> bool:
-        """True if nothing is left of what the last compaction removes."""
-        return self._swept >= swept_end(self._compact_revision)
-
     async def wait_swept(self, revision: int) -> None:
         """Return when what a compaction at `revision` removes is gone from this member's disk.
 
         Raises ApiError if the store ends before.
         """
-        await self._sweeper.wait(revision)
+        while not await self._sweeper.wait(revision):
+            pass  # another state has taken the place of that one: look there
 
     def reclaim_soon(self) -> None:
         """Have LevelDB give space back in the background. Returns at once."""
         self._sweeper.reclaim_soon()
 
-    # -- reading --------------------------------------------------------------------------------------
 
-    @property
-    def revision(self) -> int:
-        """The revision of the last change."""
-        return self._revision
-
-    @property
-    def compact_revision(self) -> int:
-        """History below this revision is gone; -1 before the first compaction (as in etcd)."""
-        return self._compact_revision
-
-    def get_nowait(self, key: bytes) -> bytes | None:
-        """Return header and value of a key's newest version (see kvstore.keys), or None."""
-        self._check_usable()
-        try:
-            stored: bytes | None = self._db.get(LATEST + key, verify_checksums=True)
-        except plyvel.Error as error:
-            raise self._failed(error) from error
-        if self._dooms and stored is not None and is_doomed(self._dooms, LATEST + key, stored):
-            return None
-        return stored
-
-    async def range(self, request: RangeRequest) -> RangeResult:
-        """Answer a range, as of now or as of request.revision. Raises ApiError."""
-        return await self._read(lambda view: range_over(view, request))
-
-    async def txn(self, request: TxnRequest) -> TxnResponse:
-        """Answer a txn that only reads (`checks.is_read_only`). Raises ApiError."""
-        return await self._read(lambda view: txn.read_txn(view, request))
-
-    async def hash_revisions(self, revision: int) -> tuple[int, int, int]:
-        """Return (hash of the kept changes up to `revision`, revision of the store, compact revision).
-        `revision` 0: up to now.
-
-        Equal on members that have applied that much and have the same compact revision, however far each
-        has removed what was compacted. Raises ApiError for future and compacted ones.
-        """
-
-        def work(view: SnapshotView) -> Sliced[tuple[int, int, int]]:
-            check_revision(view, revision)
-            if 0 < revision <= view.compact_revision:  # etcd 3.5 refuses the bound too; a read does not
-                raise COMPACTED.error()
-            found = yield from hash_revisions(view, revision or view.revision)
-            return found, view.revision, view.compact_revision
-
-        return await self._read(work)
-
-    async def hash_all(self) -> tuple[int, int]:
-        """Return (hash of all records that are not this member's own business, revision)."""
-
-        def work(view: SnapshotView) -> Sliced[tuple[int, int]]:
-            found = yield from hash_all(view)
-            return found, view.revision
-
-        return await self._read(work)
-
-    async def backup(self, cluster_id: int, member_id: int, time_ms: int) -> AsyncGenerator[bytes, None]:
-        """Yield the state as it is now, in the format of `kvstore.snapshot_file`, piece by piece.
-
-        Each piece, which may be empty, is made in one short step when it is asked for; to let the loop
-        turn in between is up to the caller. Close it, or LevelDB keeps what it shows.
-        """
-        self._check_usable()
-        view = self._view()
-        header = SnapshotHeader(
-            FORMAT,
-            cluster_id,
-            member_id,
-            self._applied_index,
-            self._applied_term,
-            self._revision,
-            self._compact_revision,
-            time_ms,
-        )
-        try:
-            for piece in snapshot_pieces(header, backup_records(view)):
-                yield piece
-        except plyvel.Error as error:
-            raise self._failed(error) from error
-        except RuntimeError:
-            if self._closed:
-                raise SERVER_STOPPED.error() from None
-            raise
-        finally:
-            view.close()
-
-    def _view(self) -> SnapshotView:
-        # Snapshot and revision in one turn of the loop: apply cannot come between.
-        return SnapshotView(
-            self._db.snapshot(),
-            self._revision,
-            self._compact_revision,
-            is_swept=self.is_swept,
-            dooms=tuple(self._dooms),
-        )
-
-    async def _read(self, work: Callable[[SnapshotView], Sliced[T]]) -> T:
-        self._check_usable()
-        view = self._view()
-        try:
-            return await run_sliced(work(view))
-        except plyvel.Error as error:
-            raise self._failed(error) from error
-        except RuntimeError:
-            # plyvel's answer on a closed database: this read was under way at shutdown.
-            if self._closed:
-                raise SERVER_STOPPED.error() from None
-            raise
-        finally:
-            view.close()
-
-    def published_members(self) -> Mapping[int, PublishRequest]:
-        """Return what members have published, by member id."""
-        self._check_usable()
-        try:
-            records = list(self._db.iterator(prefix=META_MEMBER, verify_checksums=True))
-        except plyvel.Error as error:
-            raise self._failed(error) from error
-        found = (PublishRequest.FromString(value) for _, value in records)
-        return {published.member_id: published for published in found}
-
-    @property
-    def base(self) -> bytes:
-        """What a restored state began from (`kvstore.keys.META_BASE`); empty for any other."""
-        return self._base
-
-    def size_bytes(self) -> int:
-        """Return what the state takes on disk."""
-        return state_directory.directory_bytes(self._path)
-
-    # -- failing --------------------------------------------------------------------------------------
-
-    def _check_usable(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        if self._closed:
-            raise SERVER_STOPPED.error()
-
-    def _failed(self, error: Exception) -> StateError:
-        """Turn an error of LevelDB into the end of this store; return what to raise."""
-        if isinstance(error, plyvel.CorruptionError):
-            state_directory.mark_corrupt(self._path, str(error))
-            return self._fail(StateCorrupt(self._path, str(error)))
-        # A failed write or read: what is on disk is unknown. That is no proof of corruption, so no
-        # marker: the next start drops LevelDB's log and replays, which is right after a failed write.
-        return self._fail(StateFailed(self._path, str(error)))
-
-    def _background_failed(self, error: Exception) -> None:
-        if isinstance(error, plyvel.Error):
-            self._failed(error)
-        elif not isinstance(error, ApiError | StateError):
-            self._fail(StateFailed(self._path, f"the removal of history met {type(error).__name__}"))
-
-    def _fail(self, failure: StateError) -> StateError:
-        if self._failure is None:
-            self._failure = failure
-            logger.critical("%s", failure)
-            if self.on_failure is not None:
-                self.on_failure(failure)
-        return failure
+def _stands_elsewhere(path: str, base: bytes) -> StateFailed:
+    what = "is not what this member was restored to" if base else "was restored, this member was not"
+    return StateFailed(path, f"it {what}, and its log cannot tell what is missing")
 
 
 def open_or_rebuild(path: str, *, base: bytes = b"", flush_bytes: int = 64 * MIB) -> Store:
@@ -557,21 +417,14 @@ def open_or_rebuild(path: str, *, base: bytes = b"", flush_bytes: int = 64 * MIB
     `applied_index` with the first index that the log still has.
 
     `base`: what this cluster was restored from, if it was. Its log does not hold that, so a replay onto an
-    empty state would lose it without a word: then a state that is corrupt, or does not stand on
-    `base`, is refused. Raises StateError.
+    empty state would lose it without a word. Such a store says that it `is_lost`: it takes nothing but
+    the state of another member. One that is not empty and stands on something else is refused.
+
+    Raises StateError.
     """
     try:
-        store = Store(path, flush_bytes=flush_bytes)
-        if store.base != base:
-            store.close()
-            what = "is not what this member was restored to" if base else "was restored, this member was not"
-            raise StateFailed(path, f"it {what}, and its log cannot tell what is missing")
-        return store
+        return Store(path, base=base, flush_bytes=flush_bytes)
     except StateCorrupt as error:
-        if base:
-            raise StateFailed(
-                path, f"{error.reason}. This member was restored from a snapshot, which its log does not hold"
-            ) from error
         logger.error("%s; removing it now", error)
         Store.wipe(path)
-        return Store(path, flush_bytes=flush_bytes)
+        return Store(path, base=base, flush_bytes=flush_bytes)

@@ -82,6 +82,10 @@ def sweep_slice(db: Any, swept: bytes, compact_revision: int) -> SweptSlice:
             if events >= SLICE_EVENTS_MAX or read_bytes >= SLICE_BYTES_MAX:
                 end = record[len(EVENT) :]
                 break
+        else:
+            # plyvel is silent about damage in the very last block (`SnapshotView.items`): an end that is
+            # none would be taken for the end of the work.
+            index.seek_to_last()
     batch = db.write_batch()
     for victim, _ in victims:
         batch.delete(victim)

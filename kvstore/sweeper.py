@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 
-from kvstore.errors import SERVER_STOPPED
+from kvstore.errors import SERVER_STOPPED, ApiError
 from kvstore.keys import EVENT, INDEX, INDEX_END, LATEST, LATEST_END, pack_revision
 from kvstore.sweep import SweptSlice, swept_end
 
@@ -68,7 +68,8 @@ class _Grave:
 
 
 class Sweeper:
-    """Owned by a store, which calls `wake` when there is work and `stop` before LevelDB is closed."""
+    """Owned by a store, which calls `wake` when there is work and `stop` before LevelDB is closed.
+    For one database: another one gets a sweeper of its own."""
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class Sweeper:
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="kvstore sweep")
         self._stopped = threading.Event()
+        self._is_abandoned = False
         self._is_reclaiming = False
         self._removed_bytes = 0
         """Since space was last asked back."""
@@ -108,15 +110,32 @@ class Sweeper:
 
     def stop(self) -> None:
         """End before LevelDB is closed. Waits for the piece that is being rewritten."""
+        self._end()
+        self.join()
+        self._release(lambda future: future.set_exception(SERVER_STOPPED.error(applied="yes")))
+
+    def abandon(self) -> None:
+        """End, since another state takes the place of this one; who waits is to look there. `join` follows,
+        in a thread."""
+        self._is_abandoned = True
+        self._end()
+        self._release(lambda future: future.set_result(None))
+
+    def join(self) -> None:
+        """Wait for the piece that is being rewritten, after `abandon`. LevelDB may be closed then."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _end(self) -> None:
         self._stopped.set()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _release(self, release: Callable[[asyncio.Future[None]], None]) -> None:
         waiting, self._waiting = self._waiting, []
         for _, future in waiting:
             if not future.done() and not future.get_loop().is_closed():
-                future.set_exception(SERVER_STOPPED.error(applied="yes"))
+                release(future)
 
     def wake(self) -> None:
         """Begin a pass, unless one is under way or there is nothing to do."""
@@ -125,15 +144,33 @@ class Sweeper:
         if not self._is_done():
             self._timer = self._loop.call_later(0, self._run_slice)
 
-    async def wait(self, revision: int) -> None:
-        """Return when what a compaction at `revision` removes is gone, durably. Raises ApiError."""
-        if self._loop is None or self._stopped.is_set():
-            raise SERVER_STOPPED.error(applied="yes")
-        if self._state()[0] < swept_end(revision):
-            future: asyncio.Future[None] = self._loop.create_future()
-            self._waiting.append((revision, future))
-            await future
-        await self._loop.run_in_executor(self._threads, self._sync)
+    async def wait(self, revision: int) -> bool:
+        """Return True when what a compaction at `revision` removes is gone, durably; False if another state
+        has taken the place of this one. Raises ApiError."""
+        if self._loop is not None and not self._stopped.is_set():
+            if self._state()[0] < swept_end(revision):
+                future: asyncio.Future[None] = self._loop.create_future()
+                self._waiting.append((revision, future))
+                await future
+            if not self._stopped.is_set() and await self._synced(self._loop):
+                return True
+        if self._is_abandoned:
+            return False
+        raise SERVER_STOPPED.error(applied="yes")
+
+    async def _synced(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Sync in a thread. False if this sweeper has ended meanwhile."""
+        try:
+            await loop.run_in_executor(self._threads, self._sync)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._stopped.is_set() or (task is not None and task.cancelling()):
+                raise
+            return False  # it was the thread's work that was given up, not this task
+        except ApiError:
+            if not self._is_abandoned:
+                raise
+        return not self._is_abandoned
 
     def reclaim_soon(self) -> None:
         """Have LevelDB give back what space it can. Returns at once."""

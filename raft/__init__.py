@@ -27,7 +27,16 @@ from raft.core.types import NO_NODE, LogIndex, NodeId, Term
 from raft.runtime.applier import StateMachineError
 from raft.runtime.config import NodeConfig
 from raft.runtime.node import Node, NodeStatus
-from raft.runtime.state_machine import Command, StateMachine
+from raft.runtime.state_machine import (
+    SNAPSHOT_CHUNK_BYTES,
+    SNAPSHOT_CHUNK_BYTES_MAX,
+    Command,
+    SnapshotChunk,
+    SnapshotMachine,
+    SnapshotSink,
+    SnapshotSource,
+    StateMachine,
+)
 from raft.runtime.stats import NodeStats
 from raft.storage.directory import DataDirectory, InitialMember
 from raft.storage.errors import WrongIdentity
@@ -38,6 +47,8 @@ from raft.transport.options import TransportOptions
 
 __all__ = [
     "NO_NODE",
+    "SNAPSHOT_CHUNK_BYTES",
+    "SNAPSHOT_CHUNK_BYTES_MAX",
     "Applied",
     "Command",
     "Compacted",
@@ -63,6 +74,10 @@ __all__ = [
     "ProposalTooLarge",
     "RaftError",
     "Role",
+    "SnapshotChunk",
+    "SnapshotMachine",
+    "SnapshotSink",
+    "SnapshotSource",
     "StateMachine",
     "StateMachineError",
     "Stopping",

@@ -75,7 +75,7 @@ async def test_the_door_opens_when_the_log_is_replayed_into_a_state_that_was_reb
         await served(client)
         for number in range(200):
             last = await client.put(b"k%d" % number, b"v")
-    mark_corrupt(str(tmp_path / "state"), "damaged by this test")
+    mark_corrupt(str(tmp_path / "state" / "slot-000001"), "damaged by this test")
 
     opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     build_methods = serve.build_methods

@@ -231,12 +231,20 @@ async def test_a_restored_state_is_insisted_on(store: Store, tmp_path: Path) -> 
         open_or_rebuild(str(path))
     with pytest.raises(StateFailed, match="not what this member was restored to"):
         open_or_rebuild(str(path), base=Base(b"other".ljust(32), 0).packed())
-    with pytest.raises(StateFailed, match="not what this member was restored to"):
-        open_or_rebuild(str(tmp_path / "empty"), base=base)
-    (path / "CORRUPT").touch()
-    with pytest.raises(StateFailed, match="its log does not hold"):
-        open_or_rebuild(str(path), base=base)
-    assert sorted(each.name for each in path.iterdir() if each.suffix == ".ldb")
+    (path / "slot-000001" / "CORRUPT").touch()
+    for lost in (tmp_path / "empty", path, path):  # and it stays so, start after start
+        copy = open_or_rebuild(str(lost), base=base)
+        assert copy.is_lost
+        with pytest.raises(StateFailed, match="not what this member was restored to"):
+            copy.apply([], 1)
+        with pytest.raises(ApiError, match="has lost its state") as caught:
+            copy.get_nowait(b"k001")
+        assert caught.value.retryable
+        with pytest.raises(ApiError, match="has lost its state"):
+            await copy.range(RangeRequest(key=b"k001"))
+        with pytest.raises(ApiError, match="has lost its state"):
+            copy.open_snapshot()
+        copy.close()
 
 
 # -- through the door

@@ -19,8 +19,8 @@ from kvstore.keys import FORMAT, META_FORMAT, META_NUMBER
 from kvstore.pb.command_pb2 import PublishRequest
 from kvstore.pb.rpc_pb2 import PutRequest, RequestOp, TxnRequest
 from kvstore.store import Store, open_or_rebuild
-from raft import Command, StateMachine
-from tests.kvstore.files import copy_state
+from raft import Command, SnapshotMachine
+from tests.kvstore.files import active_slot, copy_state
 from tests.kvstore.replicas import command_of
 
 
@@ -34,7 +34,7 @@ def crashed(store: Store, target: Path) -> str:
 
 
 def test_it_is_a_state_machine(store: Store) -> None:
-    machine: StateMachine = store
+    machine: SnapshotMachine = store
     assert machine.applied_index == 0
     assert machine.apply([], 3) == [] and machine.applied_index == 3
 
@@ -45,7 +45,8 @@ def test_unflushed_writes_are_not_believed(store: Store, tmp_path: Path) -> None
     assert store.flush() == 2
     store.apply([put(3, b"late")], 5)
     path = crashed(store, tmp_path / "crashed")
-    assert any(name.endswith(".log") and os.path.getsize(f"{path}/{name}") for name in os.listdir(path))
+    slot = active_slot(path)
+    assert any(name.endswith(".log") and os.path.getsize(f"{slot}/{name}") for name in os.listdir(slot))
     again = Store(path)
     assert (again.applied_index, again.revision) == (2, 3)
     assert again.get_nowait(b"late") is None
@@ -127,7 +128,11 @@ def flip(path: str, offset: int) -> None:
 
 
 def tables(path: str) -> list[str]:
-    return sorted(os.path.join(path, name) for name in os.listdir(path) if name.endswith(".ldb"))
+    return tables_in(active_slot(path))
+
+
+def tables_in(slot: str) -> list[str]:
+    return sorted(os.path.join(slot, name) for name in os.listdir(slot) if name.endswith(".ldb"))
 
 
 def test_a_flipped_bit_ends_it_and_the_next_start_rebuilds(tmp_path: Path) -> None:
@@ -163,12 +168,13 @@ def test_damage_found_at_open(tmp_path: Path, damage: str) -> None:
     store.apply([put(1)], 1)
     store.close()
     if damage == "manifest":
-        [manifest] = [name for name in os.listdir(path) if name.startswith("MANIFEST")]
-        flip(os.path.join(path, manifest), 20)
+        slot = active_slot(path)
+        [manifest] = [name for name in os.listdir(slot) if name.startswith("MANIFEST")]
+        flip(os.path.join(slot, manifest), 20)
     elif damage == "table gone":
         os.unlink(tables(path)[0])
     else:
-        Path(path, "CURRENT").write_bytes(b"MANIFEST-999999\n")
+        Path(active_slot(path), "CURRENT").write_bytes(b"MANIFEST-999999\n")
     with pytest.raises(StateCorrupt):
         Store(path)
     store = open_or_rebuild(path)
@@ -181,12 +187,17 @@ def test_a_wipe_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
     store = Store(path)
     store.apply([put(1)], 1)
     store.close()
-    state_directory.mark_corrupt(path, "being wiped")
-    os.unlink(tables(path)[0])
+    state_directory.mark_corrupt(active_slot(path), "damaged by this test")
+    with pytest.raises(StateCorrupt, match="marker"):
+        Store(path)
+    slot = active_slot(path)
+    os.unlink(os.path.join(path, "active"))
+    os.unlink(tables_in(slot)[0])
     store = open_or_rebuild(path)
     assert store.applied_index == 0
     store.close()
-    assert not os.path.exists(os.path.join(path, state_directory.CORRUPT_MARKER))
+    assert sorted(os.listdir(path)) == ["active", "slot-000001"]
+    assert state_directory.CORRUPT_MARKER not in os.listdir(active_slot(path))
 
 
 def test_another_format_is_left_alone(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ async def test_the_restored_state_cannot_get_lost_unnoticed(
     state.rename(tmp_path / "taken-away")
     new.start()
     assert await new.wait_exit(0) == 1
-    assert "is not what this member was restored to" in new.members[0].log_tail()
+    assert "the state is lost" in new.members[0].log_tail()
     state.rename(tmp_path / "made-by-that-start")
     (tmp_path / "taken-away").rename(state)
     new.start()
