@@ -27,6 +27,10 @@ HEARTBEAT_INTERVAL_MS_MIN: Final = 10
 """An event loop that also serves clients cannot promise more."""
 REQUEST_BYTES_MAX: Final = 60 * 1024 * 1024
 """An entry of the log has 64 MiB at most."""
+LOG_BYTES_MIN: Final = 64 * 1024
+"""Of everything that is measured in bytes of log or state: below it every other write would be a sync."""
+SEGMENT_BYTES_MAX: Final = 1024 * 1024 * 1024
+BYTES_MAX: Final = 1 << 50
 NAME_CHARS_MAX: Final = 255
 
 _DURATION_PARTS: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s)", re.ASCII)
@@ -81,6 +85,25 @@ OPTIONS: Final = (
         "history to keep: hours or a duration like 90m, or a number of revisions; 0 keeps all",
         "AMOUNT",
     ),
+    Option(
+        "log-bytes-max",
+        "536870912",
+        "how much of the Raft log is kept for members that are behind; one further back gets a snapshot",
+        "BYTES",
+    ),
+    Option("log-segment-bytes", "67108864", "size of one file of the Raft log", "BYTES"),
+    Option(
+        "state-flush-bytes",
+        "67108864",
+        "make the state durable after so much was written to it: what is replayed after a crash",
+        "BYTES",
+    ),
+    Option(
+        "snapshot-bytes-per-second",
+        "67108864",
+        "at most so much to a member that is sent a snapshot",
+        "BYTES",
+    ),
     Option("log-level", "info", "one of " + ", ".join(LOG_LEVELS), "LEVEL"),
     Option("insecure", "false", "listen beyond loopback although there is no TLS yet", is_switch=True),
 )
@@ -108,6 +131,10 @@ class ServeConfig:
     max_txn_ops: int
     auto_compaction: AutoCompaction | None
     """None: history is given up only when somebody asks for it."""
+    log_bytes_max: int
+    log_segment_bytes: int
+    state_flush_bytes: int
+    snapshot_bytes_per_s_max: int
     log_level: str
 
 
@@ -225,6 +252,10 @@ class _Check:
         request_bytes = self._number("max-request-bytes", 1, REQUEST_BYTES_MAX)
         txn_ops = self._number("max-txn-ops", 1, 1 << 20)
         auto_compaction = self._auto_compaction()
+        log_bytes = self._number("log-bytes-max", LOG_BYTES_MIN, BYTES_MAX)
+        segment_bytes = self._number("log-segment-bytes", LOG_BYTES_MIN, SEGMENT_BYTES_MAX)
+        flush_bytes = self._number("state-flush-bytes", LOG_BYTES_MIN, BYTES_MAX)
+        snapshot_bytes = self._number("snapshot-bytes-per-second", LOG_BYTES_MIN, BYTES_MAX)
         if values["log-level"] not in LOG_LEVELS:
             faults.append(f"--log-level {values['log-level']!r}: one of {', '.join(LOG_LEVELS)}")
         members = self._members(name, advertise_peer)
@@ -245,6 +276,10 @@ class _Check:
             max_request_bytes=request_bytes,
             max_txn_ops=txn_ops,
             auto_compaction=auto_compaction,
+            log_bytes_max=log_bytes,
+            log_segment_bytes=segment_bytes,
+            state_flush_bytes=flush_bytes,
+            snapshot_bytes_per_s_max=snapshot_bytes,
             log_level=values["log-level"],
         )
 

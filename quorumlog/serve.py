@@ -180,7 +180,7 @@ class _Server:
         stack.callback(directory.close)
         for url in (*config.listen_client_urls, *config.listen_peer_urls):
             check_can_listen(address_of(url))
-        store = open_or_rebuild(directory.state_path, base=base)
+        store = open_or_rebuild(directory.state_path, base=base, flush_bytes=config.state_flush_bytes)
         loop = asyncio.get_running_loop()
 
         def state_failed(error: StateError) -> None:  # on whichever thread noticed it
@@ -318,4 +318,7 @@ def _node_config(config: ServeConfig, directory: DataDirectory) -> NodeConfig:
         heartbeat_ticks=HEARTBEAT_TICKS,
         election_timeout_ticks=round(config.election_timeout_ms / 1000 / tick_s),
         command_bytes_max=config.max_request_bytes + COMMAND_SLACK_BYTES,
+        log_bytes_max=config.log_bytes_max,
+        log_segment_bytes=config.log_segment_bytes,
+        snapshot_bytes_per_s_max=config.snapshot_bytes_per_s_max,
     )

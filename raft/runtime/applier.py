@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from raft.core.errors import InvariantViolation, RaftError
-from raft.core.types import Entry, EntryKind, LogIndex
+from raft.core.types import ENTRY_OVERHEAD_BYTES, Entry, EntryKind, LogIndex
 from raft.runtime.proposals import ORIGIN, ORIGIN_BYTES
 from raft.runtime.state_machine import Command, StateMachine
 from raft.runtime.stats import NodeStats
@@ -65,17 +65,21 @@ class Applier:
         waiting: Waiting,
         clock: Callable[[], float],
         budget_s: float,
+        flush_bytes: int,
         flush_worker: Worker,
         flushed: Callable[[], None],
         failed: Callable[[BaseException], None],
         stats: NodeStats,
     ) -> None:
-        """`queued_index`: the first entry submitted is the one after it. `flushed` is told of each flush."""
+        """`queued_index`: the first entry submitted is the one after it. `flushed` is told of each flush.
+        `flush_bytes`: flush after so much of the log, even if the machine sees no reason to: commands that
+        change nothing fill the log all the same, and it is only cut behind a flush."""
         self._machine = machine
         self._run_id = run_id
         self._waiting = waiting
         self._clock = clock
         self._budget_s = budget_s
+        self._flush_bytes = flush_bytes
         self._flush_worker = flush_worker
         self._told_flushed = flushed
         self._failed = failed
@@ -85,6 +89,9 @@ class Applier:
         """The one under way: a machine that pauses has left it in its middle."""
         self._apply_sliced = getattr(machine, "apply_sliced", None)
         self._queued_index: LogIndex = queued_index
+        self._queued_bytes = 0
+        self._flushed_bytes = 0
+        """`_queued_bytes` when the last flush began."""
         self._flushing = False
         self.is_waiting = False
         """Nothing is applied: the state is lost, or about to be replaced."""
@@ -114,7 +121,9 @@ class Applier:
                 f"{len(entries)} entries from {first} to {last} are to be applied after {self._queued_index}"
             )
         self._queued_index = last
-        for start, end in _slices(entries):
+        cuts, size = _slices(entries)
+        self._queued_bytes += size
+        for start, end in cuts:
             self._queue.append(entries[start:end])
 
     def run(self) -> LogIndex:
@@ -135,9 +144,12 @@ class Applier:
         return applied_index
 
     def maybe_flush(self) -> None:
-        """Begin a flush if the state machine wants one and none is under way."""
-        if not self._flushing and not self.is_waiting and self._machine.flush_wanted():
+        """Begin a flush if there is reason to and none is under way."""
+        if self._flushing or self.is_waiting:
+            return
+        if self._queued_bytes - self._flushed_bytes >= self._flush_bytes or self._machine.flush_wanted():
             self._flushing = True
+            self._flushed_bytes = self._queued_bytes
             self._flush_worker.submit(self._machine.flush, self._flushed)
 
     def restored(self, index: LogIndex) -> None:
@@ -145,7 +157,7 @@ class Applier:
         queued = [entry for entries in self._queue for entry in entries if entry.index > index]
         self._queue.clear()
         self._queued_index = max(self._queued_index, index)
-        for start, end in _slices(queued):
+        for start, end in _slices(queued)[0]:
             self._queue.append(queued[start:end])
         self.flushed_index = index
         self.is_waiting = False
@@ -226,16 +238,18 @@ def _fatal(what: str, error: BaseException) -> RaftError:
     return wrapped
 
 
-def _slices(entries: Sequence[Entry]) -> list[tuple[int, int]]:
-    """Cut `entries` at the limits of a slice: (start, end) pairs."""
+def _slices(entries: Sequence[Entry]) -> tuple[list[tuple[int, int]], int]:
+    """Cut `entries` at the limits of a slice: (start, end) pairs, and how many bytes they have in all."""
     cuts: list[tuple[int, int]] = []
     start = 0
-    size = 0
+    size = total = 0
     for position, entry in enumerate(entries):
-        size += len(entry.data)
+        data_bytes = len(entry.data)
+        size += data_bytes
+        total += data_bytes
         if position - start >= SLICE_ENTRIES_MAX or (size > SLICE_BYTES_MAX and position > start):
             cuts.append((start, position))
-            start, size = position, len(entry.data)
+            start, size = position, data_bytes
     if entries:
         cuts.append((start, len(entries)))
-    return cuts
+    return cuts, total + len(entries) * ENTRY_OVERHEAD_BYTES

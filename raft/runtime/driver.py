@@ -57,6 +57,11 @@ TICKS_AT_ONCE_MAX = 2
 """Ticks given to the core after the loop was blocked. A stall of ours is no proof of a dead leader: its
 heartbeats wait in the socket, and are to be read before more time passes."""
 
+FLUSHES_PER_LOG = 4
+"""A flush at the latest after this part of what the log may hold."""
+
+NEVER_BYTES = 1 << 62
+
 
 class Log(WritableLog, LogReader, Protocol):
     """What is asked of raft.storage.log_store.LogStore."""
@@ -114,6 +119,7 @@ class Driver:
             waiting=self.proposals,
             clock=loop.time,
             budget_s=config.turn_budget_s,
+            flush_bytes=config.log_bytes_max // FLUSHES_PER_LOG if can_snapshot(machine) else NEVER_BYTES,
             flush_worker=flush_worker,
             flushed=self._on_flushed,
             failed=self._fail,

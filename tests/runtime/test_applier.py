@@ -71,6 +71,7 @@ def parts() -> tuple[Applier, Pausing, Waiting]:
         waiting=waiting,
         clock=lambda: next(times),
         budget_s=0.0,  # one slice a turn
+        flush_bytes=1 << 40,
         flush_worker=None,  # type: ignore[arg-type]
         flushed=lambda: None,
         failed=lambda error: None,

@@ -495,8 +495,10 @@ async def test_stop_lets_what_is_on_its_way_finish_and_refuses_the_rest(tmp_path
         node = cluster.nodes.pop(leader)
         proposals = [asyncio.create_task(add(node, "x")) for _ in range(50)]
         assert node._driver is not None
-        while node._driver.proposals.handed_count < 50:  # at once, or after the write that is under way
-            await asyncio.sleep(0)
+        table = node._driver.proposals
+        await until(
+            lambda: table.handed_count == 50 or not len(table), "all are handed: a write was under way"
+        )
         stopping = asyncio.create_task(node.stop())
         await asyncio.sleep(0)
         with pytest.raises(Stopping):
