@@ -126,6 +126,8 @@ class _Dialled:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
         self.call: Call = channel.stream_stream(PIPE_PATH, None, None)(None)
+        self.greeting: asyncio.Task[None] | None = None
+        """Until there is a connection, a call that is cancelled does not wake who waits for it."""
         self.pipe: GrpcPipe | None = None
 
 
@@ -148,7 +150,7 @@ class PipeDialler:
             dialled = _Dialled(channel)
             self._open.add(dialled)
             try:
-                await self._greet(dialled.call, peer, address, handler)
+                await self._greet(dialled, peer, address, handler)
                 dialled.pipe = GrpcPipe(dialled.call, f"to {peer.node_id:x}")
                 yield dialled.pipe
                 await _end(dialled.pipe, dialled.call)
@@ -164,15 +166,20 @@ class PipeDialler:
         for dialled in list(self._open):
             if dialled.pipe is not None:
                 dialled.pipe.inbox.break_(STOPPED)
+            elif dialled.greeting is not None:
+                dialled.greeting.cancel()
+                await asyncio.wait([dialled.greeting])
             dialled.call.cancel()
             if dialled.pipe is not None:
                 await dialled.pipe.close()
             await dialled.channel.close(None)
 
-    async def _greet(self, call: Call, peer: Peer, address: str, handler: TransportHandler) -> None:
+    async def _greet(self, dialled: _Dialled, peer: Peer, address: str, handler: TransportHandler) -> None:
         cancels = _cancels()
+        greet = self._greeter.greet(dialled.call, peer, address)
+        dialled.greeting = asyncio.create_task(greet, name=f"raft pipe greets {peer.node_id:x}")
         try:
-            await self._greeter.greet(call, peer, address)
+            await dialled.greeting
         except (StreamFailed, IdentityRefused) as error:
             # An identity that is refused is fatal, but the stream of messages finds that out as well.
             raise PipeBroken(f"no pipe to {peer}: {error}") from error

@@ -80,7 +80,7 @@ class MemoryLink:
     def break_(self, cause: str) -> None:
         self.near.inbox.break_(cause)
         self.far.inbox.break_(cause)
-        if self._task is not None and not self.far.inbox.ended:
+        if self._task is not None:
             self._task.cancel()
 
     async def end(self) -> None:

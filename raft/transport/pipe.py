@@ -86,13 +86,13 @@ class Inbox:
         return frame
 
     async def wait_room(self) -> None:
-        """Wait until a frame may be put. Raises PipeBroken."""
-        while self.cause is None and (
-            len(self._frames) >= INBOX_FRAMES_MAX or self._frames_bytes >= INBOX_BYTES_MAX
-        ):
+        """Wait until a frame may be put. Raises PipeBroken, but not where everything is thrown away."""
+        while not self._discards:
+            if self.cause is not None:
+                raise PipeBroken(self.cause)
+            if len(self._frames) < INBOX_FRAMES_MAX and self._frames_bytes < INBOX_BYTES_MAX:
+                return
             await self._wait()
-        if self.cause is not None:
-            raise PipeBroken(self.cause)
 
     async def wait_end(self) -> None:
         """Wait until the other end has ended. Raises PipeBroken."""
