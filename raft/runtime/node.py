@@ -353,8 +353,8 @@ class Node:
         await _run(parts.log_worker, lambda: _finish_install(directory, log, parts.machine.applied_index))
         applied_index = parts.machine.applied_index
         logger.info(
-            "the log holds entries %d to %d, the state is at %d; read in %.2f s",
-            log.first_index,
+            "the log holds %d entries, up to %d, the state is at %d; read in %.2f s",
+            log.last_index - log.first_index + 1,
             log.last_index,
             applied_index,
             self._loop.time() - begin_s,
