@@ -125,28 +125,11 @@ class Driver:
             failed=self._fail,
             stats=stats,
         )
-        self.snapshots = (
-            Snapshots(
-                cast(SnapshotMachine, machine),
-                is_lost=is_state_lost,
-                config=config,
-                core=core,
-                log=log,
-                applier=self.applier,
-                proposals=self.proposals,
-                writer=self.writer,
-                notes=notes,
-                membership=membership,
-                transport=transport,
-                worker=snapshot_worker,
-                stats=stats,
-                wake=self.wake,
-                installed=self._on_installed,
-                failed=self._fail,
+        self.snapshots: Snapshots | None = None
+        if can_snapshot(machine):
+            self.snapshots = self._make_snapshots(
+                cast(SnapshotMachine, machine), is_state_lost, notes, membership, snapshot_worker
             )
-            if can_snapshot(machine)
-            else None
-        )
         # The inbox
         self._messages: deque[Message] = deque()
         self._written: list[StorageAppend] = []
@@ -160,6 +143,33 @@ class Driver:
         self._tick_timer: asyncio.TimerHandle | None = None
         self._next_tick_s = 0.0
         self._next_note_s = 0.0
+
+    def _make_snapshots(
+        self,
+        machine: SnapshotMachine,
+        is_lost: bool,
+        notes: InstallNotes,
+        membership: Membership,
+        worker: Worker,
+    ) -> Snapshots:
+        return Snapshots(
+            machine,
+            is_lost=is_lost,
+            config=self._config,
+            core=self._core,
+            log=self._log,
+            applier=self.applier,
+            proposals=self.proposals,
+            writer=self.writer,
+            notes=notes,
+            membership=membership,
+            transport=self._transport,
+            worker=worker,
+            stats=self.stats,
+            wake=self.wake,
+            installed=self._on_installed,
+            failed=self._fail,
+        )
 
     def start(self) -> None:
         """Begin to tick, unless something fatal was found while the network came up."""
