@@ -34,6 +34,7 @@ from tests.kvstore import strategies
 from tests.kvstore.files import copy_state
 from tests.kvstore.model import Model
 from tests.kvstore.replicas import command_of
+from tests.kvstore.snapshots import install, records
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -115,6 +116,9 @@ class StoreMachine(RuleBasedStateMachine):
         for command in [*self.log, *done]:
             twin.apply([command], command.index)
         assert self.hashes() == [self.loop.run_until_complete(twin.hash_all()), self.kv_hash(twin)]
+        install(twin, self.store)  # nothing of the command under way goes along
+        assert self.hashes() == [self.loop.run_until_complete(twin.hash_all()), self.kv_hash(twin)]
+        assert records(twin) == records(self.store)
         twin.close()
         shutil.rmtree(self.root / "twin")
         self.store.sweep_slice()
@@ -220,6 +224,25 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.apply([command], command.index)
         if applied_index > self.store.applied_index:
             self.store.apply([], applied_index)
+        assert self.hashes() == before
+
+    @rule(own=st.lists(strategies.puts(), max_size=2), crashes=st.booleans())
+    def go_on_as_another(self, own: list[Any], crashes: bool) -> None:
+        """A store that had another state is sent this one, and everything after this is done by it."""
+        before = self.hashes()
+        old = self.root / str(self.life)
+        self.life += 1
+        store = Store(str(self.root / str(self.life)))
+        for request in own:
+            store.apply([Command(store.applied_index + 1, 1, command_of(request))], store.applied_index + 1)
+        install(store, self.store)
+        assert records(store) == records(self.store)
+        assert store.applied_index == self.store.applied_index
+        self.store.close()
+        shutil.rmtree(old)
+        self.store = store
+        if crashes:
+            self.reopen_after_crash()
         assert self.hashes() == before
 
     def reopen_after_crash(self) -> None:
