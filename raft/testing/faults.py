@@ -35,6 +35,7 @@ class Troublemaker:
         self._repeat(profile.slow_disk_ticks, self._slow_disk)
         self._repeat(profile.disk_error_ticks, self._fail_disk)
         self._repeat(profile.nudge_ticks, self._nudge)
+        self._repeat(profile.snapshots.unasked_ticks, self._send_snapshot)
 
     def _repeat(self, mean_ticks: float, action: Callable[[], None]) -> None:
         """Do `action` again and again, with exponential pauses, until the world is calm."""
@@ -186,6 +187,11 @@ class Troublemaker:
 
     def _nudge(self) -> None:
         self._random.choice(self._all()).campaign()
+
+    def _send_snapshot(self) -> None:
+        sender, receiver = self._random.choice(self._all()), self._random.choice(self._all())
+        if sender is not receiver and sender.up and not sender.paused:
+            sender.sender.want(receiver.node_id)
 
     def _all(self) -> list[SimNode]:
         return [self._world.nodes[node_id] for node_id in sorted(self._world.nodes)]

@@ -140,9 +140,12 @@ class Cluster:
         """The state machine begins at `applied_index` in this life."""
         self.nodes[node_id].applied_index = applied_index
 
-    def state_flushed(self, node_id: NodeId, index: LogIndex) -> None:
-        """The state through `index` would survive a power cut, and one before it would not come back."""
+    def state_flushed(self, node_id: NodeId, index: LogIndex, *, is_noted: bool = False) -> None:
+        """The state through `index` would survive a power cut, and one before it would not come back.
+        `is_noted`: the next start knows of it, and sets a mark in the log."""
         record = self.nodes[node_id]
+        if not is_noted:
+            self._run(state_is_within_log, record, index)
         record.state_index, record.is_state_lost = index, False
 
     def state_lost(self, node_id: NodeId) -> None:
@@ -554,6 +557,17 @@ def dropped_is_flushed(record: NodeRecord) -> None:
         )
 
 
+def state_is_within_log(record: NodeRecord, index: LogIndex) -> None:
+    """A durable state never ends behind the durable log, or the next start would find no log for it
+    (Figure 2, lastApplied; trap 32)."""
+    if index >= len(record.durable):
+        raise Violation(
+            "state_is_within_log",
+            f"the state of node {record.node_id} is durable through {index}, its log through"
+            f" {len(record.durable) - 1}",
+        )
+
+
 def snapshot_is_committed(cluster: Cluster, record: NodeRecord, meta: SnapshotMeta) -> None:
     """A snapshot ends with a committed entry, and says its term (section 7, Figure 13)."""
     index, committed = meta.index, cluster.committed
@@ -609,6 +623,7 @@ INVARIANTS = (
     applied_in_order_once,
     dropped_is_committed,
     dropped_is_flushed,
+    state_is_within_log,
     snapshot_is_committed,
     restore_goes_forward,
 )

@@ -26,7 +26,7 @@ from raft.core.errors import ProposalDropped, StorageError
 from raft.core.messages import Message, StateRequest
 from raft.core.raft import Raft
 from raft.core.ready import Ready, Role, SoftState, StorageAppend, StorageAppendDone
-from raft.core.types import Entry, EntryKind, HardState, Membership, NodeId, SnapshotMeta
+from raft.core.types import Entry, EntryKind, HardState, Membership, NodeId, SnapshotMeta, Term
 from raft.runtime.state_machine import Command, SnapshotMachine, SnapshotSource, StateMachine
 from raft.storage.log_store import LogStore
 from raft.storage.memory_disk import MemoryDisk
@@ -52,6 +52,8 @@ INBOX_MESSAGES_MAX = 500
 
 class SimNode:
     """One node through all its lives."""
+
+    make_receiver = Receiver
 
     def __init__(self, world: World, node_id: NodeId, voters: frozenset[NodeId], make: type[Raft]) -> None:
         """`make`: Raft, or a subclass with a planted bug."""
@@ -87,7 +89,7 @@ class SimNode:
         """The state ends before the log begins: nothing can be applied until a snapshot has come."""
         self.writer = SimLogWriter(self)
         self.sender = Sender(self)
-        self.receiver = Receiver(self)
+        self.receiver = self.make_receiver(self)
 
     # Life and death
 
@@ -481,6 +483,9 @@ class SimNode:
         self.is_lost = False
         queued = [[entry for entry in entries if entry.index > meta.index] for entries in self._applies]
         self._applies = deque(entries for entries in queued if entries)
-        for write in self.requests.skipped(meta.term):
+        self._skip_proposals(meta.term)
+
+    def _skip_proposals(self, term: Term) -> None:
+        for write in self.requests.skipped(term):
             self.world.counts["proposals_skipped"] += 1
             write.caller.connection_lost(write.operation)

@@ -1,5 +1,6 @@
-"""Planted bugs. None of this is reachable from production code: each is a subclass of the real core that a
-run uses in its place, and does one thing wrong that real implementations have done.
+"""Planted bugs. None of this is reachable from production code: each is a subclass of the real core, or of
+the simulator's node, that a run uses in its place, and does one thing wrong that real implementations have
+done.
 
 A simulator that has never found anything proves nothing. These show that it can: tests/sim/test_plants.py
 asserts within how many seeds each is found.
@@ -14,8 +15,11 @@ from raft.core.messages import AppendEntries
 from raft.core.quorum import quorum_index
 from raft.core.raft import Raft
 from raft.core.ready import ReadState, Ready, Role
-from raft.core.types import HardState, LogIndex
+from raft.core.types import Entry, HardState, LogIndex, LogPosition, SnapshotMeta, Term
+from raft.runtime.state_machine import SnapshotSource
+from raft.testing.machine import KeyValueMachine, KeyValueSource
 from raft.testing.node import SimNode
+from raft.testing.snapshots import Receiver
 
 
 class _CountsOldTerms(Leadership):
@@ -82,6 +86,94 @@ class StaleRead(Raft):
         return position
 
 
+class OlderSnapshotRollsBack(Raft):
+    """Takes whatever snapshot comes, also one that is older than what it has (openraft #543; etcd PR 1763)."""
+
+    def offer_snapshot(self, meta: SnapshotMeta) -> bool:
+        log = self.log
+        if meta.index > log.commit_index or log.is_restoring or self.role is Role.LEADER:
+            return super().offer_snapshot(meta)
+        log._restoring = LogPosition(meta.term, meta.index)
+        log._unstable = []
+        log._offset = log.in_progress = meta.index + 1
+        log.commit_index = log.applying_index = meta.index
+        self._snapshot = meta
+        return True
+
+
+class SnapshotKeepsConflict(Raft):
+    """Keeps the log behind a snapshot though it is another leader's (openraft #559, #753, #1930)."""
+
+    def offer_snapshot(self, meta: SnapshotMeta) -> bool:
+        log = self.log
+        tail: list[Entry] = []
+        if log.first_index - 1 <= meta.index < log.last_index and not log.is_restoring:
+            tail.extend(log.entries(meta.index + 1, log.last_index + 1, 1 << 40))
+        is_wanted = super().offer_snapshot(meta)
+        if is_wanted:
+            log._unstable = tail
+        return is_wanted
+
+
+class SnapshotDropsAcknowledged(Raft):
+    """Puts a snapshot in place of a log that has its last entry and more, which was acknowledged
+    (camunda #6092)."""
+
+    def offer_snapshot(self, meta: SnapshotMeta) -> bool:
+        is_newer = meta.index > self.log.commit_index
+        if not is_newer or self.role is Role.LEADER or not self.log.matches(meta.index, meta.term):
+            return super().offer_snapshot(meta)
+        self.log.restore(meta.index, meta.term)
+        self._snapshot = meta
+        return True
+
+
+class CompactsWhatIsApplied(SimNode):
+    """Cuts the log behind what is applied, flushed or not (trap 18)."""
+
+    def _apply(self) -> None:
+        super()._apply()
+        if self.world.profile.snapshots.compacts:
+            self.later(0, self.writer.compact, self.machine.applied_index)
+
+
+class _MarksFirst(Receiver):
+    def may_write_mark(self) -> bool:
+        return self._node.is_apply_idle
+
+    def mark_published(self) -> None:
+        incoming = self._install
+        assert incoming is not None
+        super().mark_published()
+        if self._node.up:
+            incoming.sink.commit()
+            self._node.snapshot_machine.restore(incoming.sink, incoming.meta.index)
+            self._node.world.cluster.state_restored(self._node.node_id, incoming.meta.index)
+            self._node.world.cluster.state_flushed(self._node.node_id, incoming.meta.index)
+            self._node.state_replaced(incoming.meta)
+
+
+class MarkBeforeState(SimNode):
+    """Lets the log begin behind a snapshot, and then makes it the state (etcd #10219, PR 11888; trap 19)."""
+
+    make_receiver = _MarksFirst
+
+
+class RepeatsWhatWasSkipped(SimNode):
+    """Takes a proposal for lost since no entry told of it, though a snapshot stood for the entries."""
+
+    def _skip_proposals(self, term: Term) -> None:
+        pass
+
+
+class SnapshotOfNewest(SimNode):
+    """Says that a snapshot is of the newest entry, where it is of the last one applied (trap 22)."""
+
+    def open_snapshot(self) -> SnapshotSource:
+        assert isinstance(self.machine, KeyValueMachine)
+        return KeyValueSource(self.machine.state, self.core.last_index)
+
+
 @dataclass(frozen=True, slots=True)
 class Plant:
     """A planted bug, and what finds it where it stands rather than by what it does."""
@@ -111,6 +203,22 @@ PLANTS = {
             frozenset({"vote_is_durable", "acknowledged_entries_are_durable"}),
         ),
         Plant("stale-read", StaleRead, frozenset()),
+        Plant(
+            "older-snapshot-rolls-back",
+            OlderSnapshotRollsBack,
+            frozenset({"commit_never_falls", "restore_goes_forward"}),
+        ),
+        Plant("snapshot-keeps-conflict", SnapshotKeepsConflict, frozenset({"log_has_no_holes"})),
+        Plant("snapshot-drops-acknowledged", SnapshotDropsAcknowledged, frozenset({"commit_is_within_log"})),
+        Plant("compacts-what-is-applied", Raft, frozenset({"dropped_is_flushed"}), CompactsWhatIsApplied),
+        Plant("mark-before-state", Raft, frozenset({"dropped_is_flushed"}), MarkBeforeState),
+        Plant("repeats-what-was-skipped", Raft, frozenset(), RepeatsWhatWasSkipped),
+        Plant(
+            "snapshot-of-newest",
+            Raft,
+            frozenset({"snapshot_is_committed", "state_follows_the_log"}),
+            SnapshotOfNewest,
+        ),
     )
 }
 """By name, as `--plant` takes it."""

@@ -73,6 +73,9 @@ class SnapshotSettings:
     """How long what was sent, and what was received, is kept after a break."""
     send_again: float = 0.0
     """Probability that a snapshot is sent once more, later, and wanted by nobody."""
+    unasked_ticks: float = 0.0
+    """Pause between snapshots that some node sends to some other, wanted or not: a core must be able to
+    judge whatever comes, from whom it comes."""
     looks_at_header: bool = True
     """A snapshot that is not needed is refused before it is sent. If not, only the core can refuse it."""
 
@@ -266,7 +269,8 @@ def _followers_fall_behind(profile: Profile, random: Random) -> Profile:
         down_ticks_max=random.choice((2.0, 30.0)),
         clients=random.choice((3, 6)),
         think_ticks_max=random.choice((0.3, 1.0)),
-        timeout_ticks=20.0,
+        timeout_ticks=random.choice((20.0, 200.0)),
+        nudge_ticks=random.choice((0.0, 15.0)),
         read_share=random.choice((0.2, 0.4)),
         padding_bytes_max=random.choice((40, 400)),
         snapshots=snapshots,
@@ -285,6 +289,7 @@ def _draw_snapshots(random: Random) -> SnapshotSettings:
         break_piece=random.choice((0.0, 0.0, 0.05, 0.3)),
         keep_ticks_max=random.choice((0.0, 10.0, 40.0)),
         send_again=random.choice((0.0, 0.0, 0.3)),
+        unasked_ticks=random.choice((0.0, 0.0, 3.0, 20.0)),
         looks_at_header=random.random() < 0.5,
     )
 

@@ -14,7 +14,8 @@ Between any two of these the node may crash (`dies_after`). What each crash leav
     after the commit     the new state, the old log, and the note: the start sets the mark itself.
     after the mark       all is in place; the note is removed.
 
-A state that is lost, while the log is whole, is asked for (StateRequest) and put in place without a mark.
+A state that is lost, while the log is whole, is asked for (StateRequest) and put in place without note and
+mark, once the log is durable as far as it goes.
 The rules are those of raft/runtime (snapshot_sender.py, snapshot_receiver.py), on a virtual clock.
 """
 
@@ -350,7 +351,7 @@ class Receiver:
         node.world.note(node.node_id, "{} the snapshot at {}", what, meta.index)
         if is_mending:
             self._install_begun = True
-            self._step(self._commit)
+            self._step(self._wait_for_log)
         elif not is_wanted:
             node.world.counts["snapshots_refused_as_stale"] += 1
             incoming.sink.discard()
@@ -368,6 +369,12 @@ class Receiver:
             self._step(self._write_note)
         return self._state_is_in_place
 
+    def _wait_for_log(self, incoming: Incoming) -> None:
+        """The log has the snapshot's last entry, though perhaps not durably yet. No note speaks of this
+        state: if it were there first, a crash would leave it behind the end of the log."""
+        is_there = self._node.core.log.stable_index >= incoming.meta.index
+        self._step(self._commit if is_there else self._wait_for_log)
+
     def _write_note(self, incoming: Incoming) -> None:
         self._node.installing_note = incoming.meta
         if not self._node.dies_after("note"):
@@ -376,7 +383,8 @@ class Receiver:
     def _commit(self, incoming: Incoming) -> None:
         node = self._node
         incoming.sink.commit()
-        node.world.cluster.state_flushed(node.node_id, incoming.meta.index)
+        is_noted = node.installing_note is not None
+        node.world.cluster.state_flushed(node.node_id, incoming.meta.index, is_noted=is_noted)
         if not node.dies_after("commit"):
             self._step(self._restore)
 

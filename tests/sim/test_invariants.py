@@ -184,6 +184,10 @@ def dropped_is_flushed() -> None:
     cluster.compaction_durable(1, 3)
 
 
+def state_is_within_log() -> None:
+    cluster_with(1, 1).state_flushed(1, 3)
+
+
 def snapshot_is_committed() -> None:
     cluster = cluster_with(1, 1, on=(1, 2))
     lead(cluster, 1, 1, commit_index=1)
@@ -220,6 +224,7 @@ BREAKERS: dict[str, Callable[[], None]] = {
         applied_in_order_once,
         dropped_is_committed,
         dropped_is_flushed,
+        state_is_within_log,
         snapshot_is_committed,
         restore_goes_forward,
     )
@@ -320,7 +325,7 @@ def test_a_snapshot_stands_for_the_log_that_is_committed() -> None:
     cluster = snapshot_cluster()
     append = mark(4, 2, HardState(2))
     cluster.append_asked(3, append, still_leads=0)
-    cluster.state_flushed(3, 4)
+    cluster.state_flushed(3, 4, is_noted=True)
     cluster.append_durable(3, [append])
     record = cluster.nodes[3]
     assert (record.last_index, record.first_index, record.durable_match) == (4, 5, 4)
@@ -391,7 +396,7 @@ def test_a_mark_that_no_sync_confirmed_may_be_there_or_not() -> None:
     for first_index, log, state in ((1, log_of(1, 1, 1), HardState(1)), (5, [], HardState(2))):
         cluster = snapshot_cluster()
         cluster.append_asked(3, mark(4, 2, HardState(2)), still_leads=0)
-        cluster.state_flushed(3, 4)
+        cluster.state_flushed(3, 4, is_noted=True)
         cluster.crashed(3)
         cluster.recovered(3, state, log, first_index, 2 if first_index > 1 else 0)
 
