@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import statistics
 import sys
 import tempfile
@@ -27,11 +26,13 @@ if __name__ == "__main__":
 
 import grpc.aio
 
-from bench.figures import columns
+from bench.conditions import Conditions, sentence
+from bench.figures import columns, write_json
 from kvstore.pb.rpc_pb2 import PutRequest
 from tests.process.cluster import Kind, LocalCluster, wait_until
 from tests.process.rpc import Rpc, raw
 
+SCHEMA = "quorumlog-bench-failover/1"
 KINDS: tuple[Kind, ...] = ("quorumlog", "etcd")
 PROBE_EVERY_S = 0.01
 WRITE_TIMEOUT_S = 30.0
@@ -49,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--heartbeat-interval", type=int, default=100, metavar="MS")
     parser.add_argument("--election-timeout", type=int, default=1000, metavar="MS")
     parser.add_argument("--directory", type=Path, default=Path("build"), help="on the disk to be measured")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="as of load.py")
     arguments = parser.parse_args(argv)
     arguments.directory.mkdir(parents=True, exist_ok=True)
+    conditions = Conditions(arguments.directory)
     report: dict[str, list[float]] = {}
     for kind in KINDS if arguments.kind == "both" else (arguments.kind,):
         with (
@@ -65,7 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             ) as cluster,
         ):
             report[kind] = asyncio.run(_rounds(cluster, arguments.rounds))
-    print(json.dumps(report) if arguments.output == "json" else _table(report, arguments))
+    under = conditions.report()
+    if arguments.json != "-":
+        print(_table(report, arguments))
+        print(sentence(under))
+    if arguments.json:
+        settings = {
+            name: value for name, value in vars(arguments).items() if name not in ("json", "directory")
+        }
+        whole = {"schema": SCHEMA, "conditions": under, "settings": settings, "stalls_ms": report}
+        write_json(whole, arguments.json)
     return 0
 
 

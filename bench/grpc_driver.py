@@ -1,4 +1,4 @@
-"""The load generator in Python: any keys, any mix, every status seen; 250 to 400 us of CPU a request.
+"""The load generator in Python: any keys, any mix, both loops, every status; 250 to 400 us of CPU a request.
 
 So one process makes some 3,000 requests a second at most, which is less than a cluster can serve.
 More processes help while there are idle cores, and `h2load_driver` where there are none.
@@ -9,172 +9,303 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import random
 import resource
+import sys
+import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.synchronize import Barrier
+from typing import Any
 
 import grpc
 import grpc.aio
 
 from bench.figures import Figures, Options
-from kvstore.pb.rpc_pb2 import PutRequest, RangeRequest, RequestOp, TxnRequest
+from bench.loops import RequestFailed, Send, Tally, run_closed, run_open
+from bench.workload import DELETE, PUT, RANGE, TXN, Request, Requests
 
-PUT, RANGE, TXN = ("/etcdserverpb.KV/" + name for name in ("Put", "Range", "Txn"))
-PRELOAD_BATCH = 100
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 30.0
+REPORT_S = 0.5
+PRELOADS_IN_FLIGHT = 8
+CHANNEL_OPTIONS = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+    ("grpc.max_receive_message_length", -1),
+]
+NO_EFFECT = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+"""Codes by which a store refuses a request before it does anything. All others leave a write's outcome open,
+unless the server says in a trailer that it was not applied."""
+
+
+class DriverError(Exception):
+    """The measurement could not be made."""
 
 
 @dataclass(slots=True)
-class _Tally:
-    latencies_us: list[float] = field(default_factory=list)
-    errors: Counter[str] = field(default_factory=Counter)
-    unknown: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-    cpu_s: float = 0.0
-    measuring: bool = False
-    stop: bool = False
-    left: int = 0
-    """Requests still to be begun, if a count was given."""
+class _Part:
+    """What one process saw."""
+
+    tally: Tally
+    seconds: float
+    cpu_cores: float
 
 
 def measure(options: Options) -> Figures:
-    """Run one measurement. Raises grpc.RpcError if the keys cannot be prepared."""
-    if options.op != "put":
+    """Run one measurement. Raises DriverError if it cannot be made."""
+    if options.mix.only != "put":
         asyncio.run(_preload(options))
-    tallies = _run_processes(options) if options.processes > 1 else [_run(options, 0, None)]
-    figures = Figures("grpc", options, max(tally.seconds for tally in tallies), [])
-    for tally in tallies:
-        figures.latencies_us += tally.latencies_us
-        figures.errors += tally.errors
-        figures.unknown += tally.unknown
-        figures.driver_cores += tally.cpu_s / tally.seconds
+    if options.processes > 1:
+        parts = _run_processes(options)
+    else:
+        tally = Tally()
+        with progress(options, lambda: tally.ok_total):
+            parts = [_run(options, 0, tally, None)]
+    figures = Figures("grpc", options, max(part.seconds for part in parts), Tally())
+    for part in parts:
+        figures.tally.add(part.tally)
+        figures.driver_cores += part.cpu_cores
     figures.driver_cores_max = float(min(options.processes, os.cpu_count() or 1))
     return figures
 
 
-def key(number: int) -> bytes:
-    return b"bench/%08d" % number
+def unary(channel: grpc.aio.Channel, path: str) -> Callable[..., Awaitable[bytes]]:
+    """Return a call that takes and returns serialized messages."""
+    return channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+
+
+def failure_of(error: grpc.aio.AioRpcError, *, writes: bool) -> RequestFailed:
+    """Say what a status tells of a request."""
+    trailer: Any = error.trailing_metadata() or ()
+    is_told = ("quorumlog-applied", "no") in tuple(trailer)
+    certain = is_told or error.code() in NO_EFFECT
+    return RequestFailed(f"{error.code().name}: {error.details()}", may_have_applied=writes and not certain)
+
+
+def _requests(options: Options, seed: int) -> Requests:
+    return Requests(
+        options.mix,
+        options.keys,
+        options.value_size,
+        range_keys=options.range_keys,
+        serializable=options.serializable,
+        seed=seed,
+    )
 
 
 async def _preload(options: Options) -> None:
-    value = os.urandom(options.value_bytes)
-    async with grpc.aio.insecure_channel(options.endpoints[0]) as channel:
-        txn = channel.unary_unary(TXN, request_serializer=TxnRequest.SerializeToString)
-        for low in range(0, options.keys, PRELOAD_BATCH):
-            numbers = range(low, min(low + PRELOAD_BATCH, options.keys))
-            puts = [RequestOp(request_put=PutRequest(key=key(i), value=value)) for i in numbers]
-            await txn(TxnRequest(success=puts), timeout=options.timeout_s)
+    """Put every key once, so that gets find something."""
+    bodies = _requests(options, options.seed).preload()
+
+    async def put_next(txn: Any) -> None:
+        for body in bodies:
+            await txn(body, timeout=options.timeout_s)
+
+    async with grpc.aio.insecure_channel(options.endpoints[0], options=CHANNEL_OPTIONS) as channel:
+        txn = unary(channel, TXN)
+        try:
+            await asyncio.gather(*(put_next(txn) for _ in range(PRELOADS_IN_FLIGHT)))
+        except grpc.aio.AioRpcError as error:
+            raise DriverError(
+                f"{options.endpoints[0]}: the keys could not be put: {error.code().name}: {error.details()}"
+            ) from None
 
 
-def _run_processes(options: Options) -> list[_Tally]:
+# Several processes
+
+
+def _run_processes(options: Options) -> list[_Part]:
     # Spawned, not forked: gRPC's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(options.processes)
-    started = []
+    counted = context.Array("q", options.processes)
+    pipes = []
+    processes = []
     for number in range(options.processes):
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_child, args=(options, number, barrier, theirs), daemon=True)
+        process = context.Process(
+            target=_child, args=(options, number, barrier, theirs, counted), daemon=True
+        )
         process.start()
         theirs.close()
-        started.append((process, ours))
-    tallies = [pipe.recv() for _, pipe in started]
-    for process, _ in started:
-        process.join()
-    return tallies
+        processes.append(process)
+        pipes.append(ours)
+    try:
+        with progress(options, lambda: sum(counted[:])):
+            answers = [answer for pipe in _as_they_come(pipes) for answer in [_receive(pipe)]]
+    finally:
+        for process in processes:
+            process.join(START_TIMEOUT_S)
+            if process.is_alive():
+                process.kill()
+    reasons = [answer for answer in answers if isinstance(answer, str)]
+    if reasons:
+        raise DriverError(reasons[0])
+    return [answer for answer in answers if isinstance(answer, _Part)]
 
 
-def _child(options: Options, number: int, barrier: Barrier, pipe: Connection) -> None:
-    pipe.send(_run(options, number, barrier))
+def _as_they_come(pipes: list[Connection]) -> Iterator[Connection]:
+    left: list[Any] = list(pipes)
+    while left:
+        for pipe in wait(left):
+            left.remove(pipe)
+            yield pipe  # type: ignore[misc] # only connections were waited for
 
 
-def _run(options: Options, number: int, barrier: Barrier | None) -> _Tally:
+def _receive(pipe: Connection) -> _Part | str:
+    try:
+        answer: _Part | str = pipe.recv()
+        return answer
+    except EOFError:
+        return "a process of the load generator died"
+
+
+def _child(options: Options, number: int, barrier: Barrier, pipe: Connection, counted: Any) -> None:
+    tally = Tally()
+    ended = threading.Event()
+
+    def report() -> None:
+        while not ended.wait(REPORT_S):
+            counted[number] = tally.ok_total
+
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
+    try:
+        pipe.send(_run(options, number, tally, barrier))
+    except DriverError as error:
+        barrier.abort()
+        pipe.send(str(error))
+    except threading.BrokenBarrierError:
+        pipe.send(f"not all {options.processes} processes were connected within {START_TIMEOUT_S:g} s")
+    finally:
+        ended.set()
+        reporter.join()
+
+
+# Progress
+
+
+@contextmanager
+def progress(options: Options, ok_total: Callable[[], int] | None) -> Iterator[None]:
+    """Say on standard error how a long run goes, from a thread: the loop is busy. `ok_total`: if known."""
+    ended = threading.Event()
+
+    def speak() -> None:
+        begun_s = time.monotonic()
+        before = 0
+        while not ended.wait(options.progress_s):
+            line = f"{options.mix}, {options.load}: {time.monotonic() - begun_s:,.0f} s"
+            if ok_total is not None:
+                now = ok_total()
+                line += f", {now:,} done, {(now - before) / options.progress_s:,.0f}/s"
+                before = now
+            print(line, file=sys.stderr, flush=True)
+
+    if not options.progress_s:
+        yield
+        return
+    speaker = threading.Thread(target=speak, daemon=True)
+    speaker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        speaker.join()
+
+
+# One process
+
+
+def _run(options: Options, number: int, tally: Tally, barrier: Barrier | None) -> _Part:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_drive(options, number, barrier))
+        return runner.run(_drive(options, number, tally, barrier))
 
 
-def _share(total: int, parts: int, number: int) -> int:
+def share(total: int, parts: int, number: int) -> int:
+    """Return how many of `total` the part with this number gets."""
     return total // parts + (number < total % parts)
 
 
-async def _drive(options: Options, number: int, barrier: Barrier | None) -> _Tally:
-    loops = _share(options.in_flight, options.processes, number)
-    connections = max(1, _share(options.connections, options.processes, number))
+async def _drive(options: Options, number: int, tally: Tally, barrier: Barrier | None) -> _Part:
+    connections = max(1, share(options.connections, options.processes, number))
     channels = [
         grpc.aio.insecure_channel(
-            options.endpoints[(number + i) % len(options.endpoints)],
-            options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)],
+            options.endpoints[(number + i) % len(options.endpoints)], options=CHANNEL_OPTIONS
         )
         for i in range(connections)
     ]
     try:
-        ready = asyncio.gather(*(one.channel_ready() for one in channels))
-        try:
-            await asyncio.wait_for(ready, options.timeout_s)
-        except TimeoutError:
-            raise TimeoutError(
-                f"no connection within {options.timeout_s:g} s to {options.endpoints}"
-            ) from None
+        await _connect(channels, options)
         if barrier is not None:
             barrier.wait(START_TIMEOUT_S)
-        tally = _Tally()
-        rng = random.Random(number)
-        tasks = [
-            asyncio.create_task(_loop(channels[i % connections], options, tally, rng)) for i in range(loops)
-        ]
-        await asyncio.sleep(options.warmup_s)
-        tally.left = _share(options.count, options.processes, number)
         begun_s, cpu_s = time.monotonic(), _cpu_s()
-        tally.measuring = True
-        if options.count:
-            await asyncio.gather(*tasks)
-        else:
-            await asyncio.sleep(options.duration_s)
-        tally.seconds, tally.cpu_s = time.monotonic() - begun_s, _cpu_s() - cpu_s
-        tally.measuring, tally.stop = False, True
-        await asyncio.gather(*tasks)
-        return tally
+        seconds = await _load(options, number, tally, [_sender(one, options) for one in channels])
+        cores = (_cpu_s() - cpu_s) / (time.monotonic() - begun_s)
+        return _Part(tally, seconds, cores)
     finally:
         for channel in channels:
-            await channel.close()
+            await channel.close(None)
+
+
+async def _connect(channels: Iterable[grpc.aio.Channel], options: Options) -> None:
+    ready = asyncio.gather(*(one.channel_ready() for one in channels))
+    try:
+        await asyncio.wait_for(ready, options.timeout_s)
+    except TimeoutError:
+        endpoints = ", ".join(options.endpoints)
+        raise DriverError(f"no connection within {options.timeout_s:g} s to {endpoints}") from None
+
+
+async def _load(options: Options, number: int, tally: Tally, senders: list[Send]) -> float:
+    requests = _requests(options, options.seed + 1 + number)
+    count = share(options.count, options.processes, number)
+    if options.is_open:
+        return await run_open(
+            requests,
+            senders,
+            tally,
+            rate_per_s=options.rate_per_s / options.processes,
+            outstanding_max=max(1, share(options.outstanding_max, options.processes, number)),
+            warmup_s=options.warmup_s,
+            duration_s=options.duration_s,
+            timeout_s=options.timeout_s,
+            count=count,
+            phase=number / options.processes,
+        )
+    in_flight = share(options.in_flight, options.processes, number)
+    return await run_closed(
+        requests,
+        [senders[i % len(senders)] for i in range(in_flight)],
+        tally,
+        warmup_s=options.warmup_s,
+        duration_s=options.duration_s,
+        count=count,
+    )
+
+
+def _sender(channel: grpc.aio.Channel, options: Options) -> Send:
+    calls = {path: unary(channel, path) for path in (PUT, RANGE, TXN, DELETE)}
+
+    async def send(request: Request) -> None:
+        try:
+            await calls[request.path](request.body, timeout=options.timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise failure_of(error, writes=request.writes) from None
+
+    return send
 
 
 def _cpu_s() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
-
-
-async def _loop(channel: grpc.aio.Channel, options: Options, tally: _Tally, rng: random.Random) -> None:
-    put = channel.unary_unary(PUT, request_serializer=PutRequest.SerializeToString)
-    get = channel.unary_unary(RANGE, request_serializer=RangeRequest.SerializeToString)
-    value = rng.randbytes(options.value_bytes)
-    while not tally.stop:
-        counted = tally.measuring
-        if counted and options.count:
-            if not tally.left:
-                return
-            tally.left -= 1
-        name = key(rng.randrange(options.keys))
-        writes = options.op == "put" or (options.op == "mixed" and rng.random() < 0.5)
-        begun_ns = time.perf_counter_ns()
-        try:
-            if writes:
-                await put(PutRequest(key=name, value=value), timeout=options.timeout_s)
-            else:
-                request = RangeRequest(key=name, serializable=options.serializable)
-                await get(request, timeout=options.timeout_s)
-        except grpc.aio.AioRpcError as error:
-            if counted:
-                applied = dict(error.trailing_metadata() or ()).get("quorumlog-applied")
-                failed = tally.unknown if writes and applied != "no" else tally.errors
-                failed[f"{error.code().name}: {error.details()}"] += 1
-            await asyncio.sleep(0.01)  # a refused connection must not become a busy loop
-            continue
-        # What ends after the window does not count, or a slow tail would be flattered by what follows.
-        if counted and (tally.measuring or options.count):
-            tally.latencies_us.append((time.perf_counter_ns() - begun_ns) / 1000)

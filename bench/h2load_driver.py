@@ -2,11 +2,15 @@
 
 Its limits, since it knows HTTP/2 but not gRPC:
 
-* It sends one request body over and over. So a run puts, or gets, one key.
-* It counts an HTTP status 200 as a success, which an error of gRPC has too. So after a run of puts the
-  store's revision must have grown by the number of replies, and the bytes of the replies must be
-  as many as one reply, asked for beforehand, times their number; what is missing is reported as errors.
+* It sends one request body over and over. So a run puts, or gets, one key; and a mixed load is two
+  processes side by side, one that puts and one that gets, each with half of what is in flight. (So the
+  shares of what is in flight are fixed, and those of what is answered are the server's.)
+* It counts an HTTP status 200 as a success, which an error of gRPC has too. But such an error has no body:
+  the bytes of the replies must be as many as those of one reply, asked for beforehand, times their number.
+  And after puts the store's revision must have grown by their number. What is missing is reported.
 * A write that failed and one of unknown outcome look the same to it: both are counted as unknown.
+* Closed loop only. It has an option for a rate, but a latency counts from when a request was sent, not from
+  when it was due; see bench/loops.py on what that hides.
 """
 
 from __future__ import annotations
@@ -21,87 +25,155 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc.aio
 
 from bench.figures import Figures, Options
-from bench.grpc_driver import PUT, RANGE, key
+from bench.grpc_driver import DriverError, progress, share, unary
+from bench.histogram import Histogram
+from bench.loops import Tally
+from bench.workload import PUT, RANGE, VALUE_BYTES_MAX, key
 from kvstore.pb.rpc_pb2 import PutRequest, PutResponse, RangeRequest
+
+HOW_TO_INSTALL = "h2load is not installed (Debian: apt-get install nghttp2-client); or use --driver grpc"
+OPS = frozenset({"put", "get"})
 
 _TOTALS = re.compile(r"requests: .* (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout")
 _DATA = re.compile(r"traffic: .*\((\d+)\) data")
-REPLY_BYTES_SLACK = 0.97
-"""A reply of varying size (the revision is a varint) is still a reply; an error has no body at all."""
+_FRAME_BYTES = 5
 
 
 def is_installed() -> bool:
     return shutil.which("h2load") is not None
 
 
+def why_not(options: Options) -> str | None:
+    """Return why h2load cannot make this measurement, or None if it can."""
+    if options.is_open:
+        return "h2load's latencies count from when a request was sent: no open loop with it"
+    if not set(options.mix.ops) <= OPS:
+        return f"h2load puts and gets, and does not {', '.join(set(options.mix.ops) - OPS)}"
+    if len({weight for _, weight in options.mix.shares}) > 1:
+        return "h2load mixes puts and gets half and half only"
+    if options.in_flight < len(options.mix.ops):
+        return "h2load mixes by two processes: at least 2 in flight"
+    if options.value_size.low != options.value_size.high:
+        return "h2load sends one request body: values of one size only"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """One process of h2load."""
+
+    op: str
+    endpoint: str
+    in_flight: int
+    connections: int
+    count: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Replies:
+    """What the store answers at one moment."""
+
+    revision: int
+    bytes_of: dict[str, int]
+
+
 def measure(options: Options) -> Figures:
-    """Run one measurement. Raises ValueError for what h2load cannot do, RuntimeError if it fails."""
-    if options.op == "mixed":
-        raise ValueError("h2load sends one request body a run: no mixed load; use --driver grpc")
-    targets = options.endpoints[: options.in_flight]
+    """Run one measurement. Raises ValueError for what h2load cannot do, DriverError if it fails."""
+    if not is_installed():
+        raise ValueError(HOW_TO_INSTALL)
+    reason = why_not(options)
+    if reason:
+        raise ValueError(f"{reason}; use --driver grpc")
+    streams = _streams(options)
     with tempfile.TemporaryDirectory(prefix="bench-load-") as name:
         directory = Path(name)
-        body, reply_bytes, revision = asyncio.run(_prepare(options))
-        (directory / "body").write_bytes(b"\0" + struct.pack(">I", len(body)) + body)
-        if options.count:
-            _run(options, directory, targets, max(options.count // 10, options.in_flight))
+        asyncio.run(_ask(options))  # so that a failure of the server is not h2load's
+        for op in options.mix.ops:
+            body = _bodies(options)[op]
+            (directory / op).write_bytes(b"\0" + struct.pack(">I", len(body)) + body)
+        # The warm-up is a run of its own. The revision is read after it, and must grow by what is counted.
+        if options.warmup_s:
+            _run(options, directory, streams, options.warmup_s, 0)
+        before = asyncio.run(_ask(options))
         cpu_s, begun_s = _children_cpu_s(), time.monotonic()
-        outputs = _run(options, directory, targets, options.count)
+        with progress(options, None):
+            outputs = _run(options, directory, streams, options.duration_s, options.count)
         cores = (_children_cpu_s() - cpu_s) / (time.monotonic() - begun_s)
-        grown = asyncio.run(_prepare(options))[2] - revision - 1
-        latencies, seconds = _read_logs(directory, len(targets), options)
-    figures = Figures("h2load", options, seconds, latencies)
+        after = asyncio.run(_ask(options))
+        tally, seconds = _read_logs(directory, streams, options)
+    _judge(tally, streams, outputs, before, after)
+    figures = Figures("h2load", options, seconds, tally)
     figures.driver_cores = cores
-    figures.driver_cores_max = float(min(len(targets), os.cpu_count() or 1))
+    figures.driver_cores_max = float(min(len(streams), os.cpu_count() or 1))
     figures.notes.append("one key, since h2load sends one request body a run")
-    _judge(figures, outputs, reply_bytes, grown)
     return figures
 
 
-async def _prepare(options: Options) -> tuple[bytes, int, int]:
-    """Put the key once; return the body to send, the size of a reply to it, and the revision."""
-    put = PutRequest(key=key(0), value=bytes(range(256)) * (options.value_bytes // 256 + 1))
-    put.value = put.value[: options.value_bytes]
+def _streams(options: Options) -> list[_Stream]:
+    """Share out the requests in flight: first over the operations, then over the endpoints."""
+    streams = []
+    ops = options.mix.ops
+    for i, op in enumerate(ops):
+        of_op = share(options.in_flight, len(ops), i)
+        endpoints = options.endpoints[:of_op]
+        for j, endpoint in enumerate(endpoints):
+            in_flight = share(of_op, len(endpoints), j)
+            connections = max(1, min(options.connections // (len(ops) * len(endpoints)), in_flight))
+            while in_flight % connections:
+                connections -= 1
+            count = share(share(options.count, len(ops), i), len(endpoints), j)
+            streams.append(
+                _Stream(op, endpoint, in_flight, connections, max(count, in_flight), f"log-{op}-{j}")
+            )
+    return streams
+
+
+def _bodies(options: Options) -> dict[str, bytes]:
+    value = bytes(range(256)) * (VALUE_BYTES_MAX // 256)
+    put = PutRequest(key=key(0), value=value[: options.value_size.low])
     get = RangeRequest(key=key(0), serializable=options.serializable)
+    return {"put": put.SerializeToString(), "get": get.SerializeToString()}
+
+
+async def _ask(options: Options) -> _Replies:
+    """Put the key once and get it once."""
+    bodies = _bodies(options)
     async with grpc.aio.insecure_channel(options.endpoints[0]) as channel:
-        written = await channel.unary_unary(
-            PUT,
-            request_serializer=PutRequest.SerializeToString,
-            response_deserializer=PutResponse.FromString,
-        )(put, timeout=options.timeout_s)
-        read = await channel.unary_unary(RANGE)(get.SerializeToString(), timeout=options.timeout_s)
-    if options.op == "put":
-        return put.SerializeToString(), written.ByteSize() + 5, written.header.revision
-    return get.SerializeToString(), len(read) + 5, written.header.revision
+        try:
+            written = await unary(channel, PUT)(bodies["put"], timeout=options.timeout_s)
+            read = await unary(channel, RANGE)(bodies["get"], timeout=options.timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise DriverError(f"{options.endpoints[0]}: {error.code().name}: {error.details()}") from None
+    return _Replies(
+        PutResponse.FromString(written).header.revision,
+        {"put": len(written) + _FRAME_BYTES, "get": len(read) + _FRAME_BYTES},
+    )
 
 
-def _run(options: Options, directory: Path, targets: Sequence[str], count: int) -> list[str]:
+def _run(
+    options: Options, directory: Path, streams: Sequence[_Stream], duration_s: float, count: int
+) -> list[str]:
     processes = []
-    for number, endpoint in enumerate(targets):
-        in_flight = options.in_flight // len(targets) + (number < options.in_flight % len(targets))
-        connections = max(1, min(options.connections // len(targets), in_flight))
-        while in_flight % connections:
-            connections -= 1
-        amount = (
-            ["-n", str(max(count // len(targets), in_flight))]
-            if count
-            else ["-D", f"{options.duration_s:g}", f"--warm-up-time={options.warmup_s:g}"]
-        )
-        log = directory / f"log{number}"
+    for stream in streams:
+        amount = ["-n", str(stream.count)] if count else ["-D", f"{round(duration_s * 1000)}ms"]
+        log = directory / stream.name
         log.unlink(missing_ok=True)
         processes.append(
             subprocess.Popen(
                 [
                     *("h2load", *amount, "-t", "1"),
-                    *("-c", str(connections), "-m", str(in_flight // connections)),
-                    *("-d", str(directory / "body"), f"--log-file={log}"),
+                    *("-c", str(stream.connections), "-m", str(stream.in_flight // stream.connections)),
+                    *("-d", str(directory / stream.op), f"--log-file={log}"),
+                    *("-N", f"{max(1, round(options.timeout_s * 1000))}ms"),
                     *("-H", "content-type: application/grpc", "-H", "te: trailers"),
-                    f"http://{endpoint}{PUT if options.op == 'put' else RANGE}",
+                    f"http://{stream.endpoint}{PUT if stream.op == 'put' else RANGE}",
                 ],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -111,43 +183,54 @@ def _run(options: Options, directory: Path, targets: Sequence[str], count: int) 
     outputs = [process.communicate()[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         if process.returncode or not _TOTALS.search(output):
-            raise RuntimeError(f"h2load failed:\n{output}")
+            raise DriverError(f"h2load failed:\n{output}")
     return outputs
 
 
-def _read_logs(directory: Path, targets: int, options: Options) -> tuple[list[float], float]:
-    """h2load's log has the measured phase alone: start in us, status, us until the end of the reply."""
-    latencies: list[float] = []
+def _read_logs(directory: Path, streams: Sequence[_Stream], options: Options) -> tuple[Tally, float]:
+    """A line of h2load's log: start in us, HTTP status, us until the end of the reply."""
+    tally = Tally()
     first_us, last_us = 1 << 62, 0
-    for number in range(targets):
-        with (directory / f"log{number}").open() as log:
+    for stream in streams:
+        histogram = tally.latency.setdefault(stream.op, Histogram())
+        with (directory / stream.name).open() as log:
             for line in log:
-                start, status, latency = line.split("\t")
+                start, status, latency = line.split("\t")[:3]
                 if status == "200":
-                    latencies.append(float(latency))
+                    histogram.record(int(latency))
+                    tally.ok[stream.op] += 1
                     first_us = min(first_us, int(start))
                     last_us = max(last_us, int(start) + int(latency))
-    seconds = (last_us - first_us) / 1e6 if options.count and latencies else options.duration_s
-    return latencies, seconds
+    seconds = (last_us - first_us) / 1e6 if options.count and tally.ok else options.duration_s
+    return tally, seconds
 
 
-def _judge(figures: Figures, outputs: Sequence[str], reply_bytes: int, grown: int) -> None:
-    """Find the errors that h2load took for successes."""
-    failed = figures.unknown if figures.options.op == "put" else figures.errors
-    done = data_bytes = 0
-    for output in outputs:
-        totals, data = _TOTALS.search(output), _DATA.search(output)
-        assert totals is not None and data is not None
-        done += int(totals[1])
-        data_bytes += int(data[1])
-        for name, count in (("failed", totals[3]), ("errored", totals[4]), ("timeout", totals[5])):
-            if int(count):
-                failed[f"h2load: {name}"] += int(count)
-    answered = data_bytes / reply_bytes
-    if answered < REPLY_BYTES_SLACK * done:
-        failed["reply without a body: a gRPC error"] += done - int(answered)
-    if figures.options.op == "put" and grown < done:
-        failed["answered, but the revision did not grow by it"] += done - grown
+def _judge(
+    tally: Tally, streams: Sequence[_Stream], outputs: Sequence[str], before: _Replies, after: _Replies
+) -> None:
+    """Find the errors, and those that h2load took for successes: these are no successes after all."""
+    for op in {stream.op for stream in streams}:
+        failed = tally.unknown if op == "put" else tally.errors
+        done = data_bytes = 0
+        for stream, output in zip(streams, outputs, strict=True):
+            if stream.op != op:
+                continue
+            totals, data = _TOTALS.search(output), _DATA.search(output)
+            assert totals is not None and data is not None
+            done += int(totals[1])
+            data_bytes += int(data[1])
+            for name, count in (("failed", totals[3]), ("errored", totals[4]), ("timeout", totals[5])):
+                if int(count):
+                    failed[f"h2load: {name}"] += int(count)
+        # A reply grows by a byte now and then, with the revision in it. Divided by the smallest, the bytes
+        # are those of at least so many replies; by the largest, of at most so many.
+        empty = done - data_bytes // min(before.bytes_of[op], after.bytes_of[op])
+        if empty > 0:
+            failed["reply without a body: a gRPC error"] += empty
+        lost = done - (after.revision - before.revision - 1) if op == "put" else 0
+        if lost > max(0, empty):
+            failed["answered, but the revision did not grow by it"] += lost - max(0, empty)
+        tally.ok[op] -= max(0, empty, lost)
 
 
 def _children_cpu_s() -> float:
