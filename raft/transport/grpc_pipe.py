@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 _END: Final = b""
 
+_CAUSE_CHARS_MAX: Final = 1000
+"""Of what the other end is told: it travels in a header."""
+
 STOPPED: Final = "this member stops"
 
 GRPC_ERRORS: Final = (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
@@ -55,15 +58,10 @@ class GrpcPipe:
     async def send(self, frame: bytes) -> None:
         check_frame(frame)
         async with self._sending:
-            if self.inbox.cause is not None:
-                raise PipeBroken(self.inbox.cause)
-            if self.inbox.ended:
-                if self.inbox.is_over:
-                    raise PipeBroken("the other end has ended the pipe")
-                # It has had the last word, which was not heard yet.
+            if self.inbox.check_may_send():
+                await self._write(frame)
+            else:
                 await asyncio.sleep(0)
-                return
-            await self._write(frame)
 
     async def receive(self) -> bytes | None:
         return await self.inbox.get()
@@ -139,10 +137,13 @@ class PipeDialler:
         self._options = options
         self._address_turns: dict[NodeId, int] = {}
         self._open: set[_Dialled] = set()
+        self._stopped = False
 
     @asynccontextmanager
     async def open(self, peer: Peer, handler: TransportHandler) -> AsyncIterator[Pipe]:
         """See Transport.open_pipe."""
+        if self._stopped:
+            raise PipeBroken(f"no pipe to {peer}: {STOPPED}")
         turn = self._address_turns.get(peer.node_id, 0)
         self._address_turns[peer.node_id] = turn + 1
         address = peer.addresses[turn % len(peer.addresses)]
@@ -162,7 +163,8 @@ class PipeDialler:
                     await dialled.pipe.close()
 
     async def stop(self) -> None:
-        """Break every pipe."""
+        """Break every pipe, and make no more."""
+        self._stopped = True
         for dialled in list(self._open):
             if dialled.pipe is not None:
                 dialled.pipe.inbox.break_(STOPPED)
@@ -265,7 +267,7 @@ async def _serve(sender: NodeId, context: Context, handler: TransportHandler) ->
         status, cause = grpc.StatusCode.INTERNAL, "it failed there"
     finally:
         await pipe.close()
-    await context.abort(status, cause)
+    await context.abort(status, cause[:_CAUSE_CHARS_MAX])
 
 
 def _cancels() -> int:

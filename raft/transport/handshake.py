@@ -106,9 +106,13 @@ def reason_of(error: BaseException) -> str:
 
 
 def _plain(code: grpc.StatusCode, details: str | None) -> str:
-    """Return what matters: of gRPC's chain of causes the last ("Connection refused")."""
+    """Return what matters. Where there is no connection that is of gRPC's chain of causes the last
+    ("Connection refused")."""
     if code is grpc.StatusCode.OK:
         return "it ended the stream"
     if code is grpc.StatusCode.INTERNAL and details == "Internal error from Core":
         return "the stream ended while something was being sent"  # and gRPC forgets why
-    return (details or "").rpartition(": ")[2] or code.name.lower()
+    text = details or ""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        text = text.rpartition(": ")[2]
+    return text or code.name.lower()

@@ -64,8 +64,6 @@ class MemoryNetwork:
     def _leave(self, transport: MemoryTransport) -> None:
         if self._live.get(transport.node_id) is transport:
             del self._live[transport.node_id]
-            for link in self._links_of(transport.node_id):
-                link.break_("a member stops")
 
     def _links_of(self, node_id: NodeId) -> list[MemoryLink]:
         return [link for link in self._links if node_id in link.ends]
@@ -164,9 +162,9 @@ class MemoryTransport:
     async def stop(self) -> None:
         self._handler = None
         self._arrived = []
-        links = self._network._links_of(self.node_id)
         self._network._leave(self)
-        for link in links:
+        for link in self._network._links_of(self.node_id):
+            link.break_("a member stops")
             await link.close()
 
     def _arrive(self, message: Message) -> None:

@@ -33,14 +33,11 @@ class MemoryPipe:
         async with self._sending:
             # A turn of the loop for each frame, as on a real network.
             await asyncio.sleep(0)
-            if self.inbox.cause is None and self._link.is_faulty(self._sender, self._to, frame):
-                self._link.break_("a frame was lost")
-            if self.inbox.cause is not None:
-                raise PipeBroken(self.inbox.cause)
-            if self.inbox.ended:
-                if self.inbox.is_over:
-                    raise PipeBroken("the other end has ended the pipe")
+            if not self.inbox.check_may_send():
                 return
+            if self._link.is_faulty(self._sender, self._to, frame):
+                self._link.break_("a frame was lost")
+                self.inbox.check_may_send()
             try:
                 await self.other.inbox.wait_room()
             except asyncio.CancelledError:

@@ -44,10 +44,16 @@ class Inbox:
         self._frames_bytes = 0
         self._changed = asyncio.Event()
 
-    @property
-    def is_over(self) -> bool:
-        """The other end has ended, and all that it said was received."""
-        return self.ended and not self._frames
+    def check_may_send(self) -> bool:
+        """Raise PipeBroken if this end may send no more. Return False if what it sends goes nowhere: the other
+        end has ended, and its last words were not heard yet."""
+        if self.cause is not None:
+            raise PipeBroken(self.cause)
+        if self._discards:
+            raise PipeBroken(CLOSED)
+        if self.ended and not self._frames:
+            raise PipeBroken("the other end has ended the pipe")
+        return not self.ended
 
     def put(self, frame: bytes) -> None:
         if self._discards or self.cause is not None:

@@ -10,7 +10,7 @@ import pytest
 
 from raft.transport import grpc_pipe, memory_pipe
 from raft.transport.interface import PIPE_FRAME_BYTES_MAX, Pipe, PipeBroken
-from raft.transport.pipe import INBOX_FRAMES_MAX, PIPES_PER_MEMBER_MAX
+from raft.transport.pipe import CLOSED, INBOX_FRAMES_MAX, PIPES_PER_MEMBER_MAX
 
 from .cluster import until
 from .pipe_ends import End, joined, receive_all, send_until_broken
@@ -111,21 +111,24 @@ async def test_pipes_one_after_the_other(ends: Ends) -> None:
 async def test_an_end_that_was_sending_hears_the_last_words_of_one_that_returned(ends: Ends) -> None:
     a, b = ends
 
+    words = [bytes([i]) * 300_000 for i in range(3 * INBOX_FRAMES_MAX)]
+
     async def serve(pipe: Pipe) -> None:
         assert await pipe.receive()
-        for word in (b"too", b"late"):
+        for word in words:
             await pipe.send(word)
 
     b.handler.serve = serve
-    async with a.transport.open_pipe(2) as pipe:
-        await pipe.send(b"begin")
-        # Nobody takes these any more; the end of the other side must not leave this one waiting.
-        hearing = asyncio.create_task(receive_all(pipe))
-        cause = await send_until_broken(pipe, bytes(MIB))
-        assert cause == "the other end has ended the pipe"
-        assert await hearing == [b"too", b"late"]
-        assert await pipe.receive() is None
-    assert b.handler.endings == ["returned"]
+    for _ in range(5):
+        async with a.transport.open_pipe(2) as pipe:
+            await pipe.send(b"begin")
+            # Nobody takes these any more; the end of the other side must not leave this one waiting.
+            hearing = asyncio.create_task(receive_all(pipe))
+            cause = await send_until_broken(pipe, bytes(MIB))
+            assert cause == "the other end has ended the pipe"
+            assert await hearing == words
+            assert await pipe.receive() is None
+    assert b.handler.endings == ["returned"] * 5
 
 
 async def test_no_word_is_lost_on_an_end_that_listens_only_later(ends: Ends) -> None:
@@ -146,22 +149,51 @@ async def test_no_word_is_lost_on_an_end_that_listens_only_later(ends: Ends) -> 
             await pipe.send(b"x")
 
 
-@pytest.mark.parametrize("size", [1, MIB])
+async def test_what_had_arrived_when_a_pipe_broke_is_still_received(ends: Ends) -> None:
+    a, b = ends
+    gate = asyncio.Event()
+
+    async def serve(pipe: Pipe) -> None:
+        await pipe.send(b"1")
+        await pipe.send(b"2")
+        await gate.wait()
+        raise PipeBroken("enough")
+
+    b.handler.serve = serve
+    async with a.transport.open_pipe(2) as pipe:
+        inbox = pipe.inbox  # type: ignore[attr-defined]
+        await until(lambda: len(inbox._frames) == 2, "both are here")
+        gate.set()
+        await until(lambda: inbox.cause is not None, "it is broken")
+        assert [await pipe.receive(), await pipe.receive()] == [b"1", b"2"]
+        with pytest.raises(PipeBroken, match="enough"):
+            await pipe.receive()
+        with pytest.raises(PipeBroken, match="enough"):
+            await pipe.send(b"x")
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB])
 async def test_an_end_that_raises_breaks_the_pipe(
     ends: Ends, caplog: pytest.LogCaptureFixture, size: int
 ) -> None:
+    """Also while the other end sends, frames of `size` bytes."""
     a, b = ends
 
     async def serve(pipe: Pipe) -> None:
         assert await pipe.receive()
+        for _ in range(300):  # turns in which the other end fills the pipe
+            await asyncio.sleep(0)
         raise ValueError("a secret of the state")
 
     b.handler.serve = serve
     async with a.transport.open_pipe(2) as pipe:
-        await send_until_broken(pipe, bytes(size))
+        await pipe.send(b"begin")
+        if size:
+            await send_until_broken(pipe, bytes(size))
         with pytest.raises(PipeBroken) as caught:
             await pipe.receive()
         assert "secret" not in str(caught.value)
+        assert size or str(caught.value) == "it failed there"
     assert "a pipe from 1 failed" in caplog.text
     assert not b.handler.fatal and not a.handler.fatal
     b.handler.serve = receive_all  # type: ignore[assignment]
@@ -175,12 +207,12 @@ async def test_an_end_that_gives_up_says_why(ends: Ends, caplog: pytest.LogCaptu
 
     async def serve(pipe: Pipe) -> None:
         await pipe.receive()
-        raise PipeBroken("it makes no sense")
+        raise PipeBroken("it: makes no sense")
 
     b.handler.serve = serve
     async with a.transport.open_pipe(2) as pipe:
         await pipe.send(b"?")
-        with pytest.raises(PipeBroken, match="it makes no sense"):
+        with pytest.raises(PipeBroken, match="it: makes no sense"):
             await pipe.receive()
     assert "failed" not in caplog.text, "no surprise"
 
@@ -272,7 +304,8 @@ async def test_a_stop_breaks_both_ends(ends: Ends, which: str, activity: str) ->
     async def use(pipe: Pipe) -> None:
         try:
             if activity == "sends":
-                await send_until_broken(pipe, bytes(100_000))
+                # So large that it is always in the middle of one.
+                causes.append(await send_until_broken(pipe, bytes(16 * MIB)))
             while await pipe.receive() is not None:
                 pass
             causes.append("a good end")
@@ -302,7 +335,7 @@ async def test_a_stop_breaks_both_ends(ends: Ends, which: str, activity: str) ->
             await task
         ending = await b.handler.ended()
     assert ending == "cancelled" or ending.startswith("PipeBroken"), ending
-    assert "a good end" not in causes
+    assert causes and "a good end" not in causes and CLOSED not in causes
 
 
 # Limits -------------------------------------------------------------------------------------------
@@ -441,8 +474,14 @@ async def test_a_pipe_is_over_when_its_block_is(ends: Ends) -> None:
     async with a.transport.open_pipe(2) as pipe:
         await pipe.send(b"x")
         kept.append(pipe)
-    await b.handler.ended()
-    await gone()
+        await b.handler.ended()
+        with pytest.raises(PipeBroken, match="this end of the pipe is closed"):
+            await kept[0].send(b"behind the last word")
+        assert await pipe.receive() is None
+    with contextlib.suppress(ValueError):
+        async with a.transport.open_pipe(2) as pipe:
+            kept.append(pipe)
+            raise ValueError
     for pipe in kept:
         with pytest.raises(PipeBroken):
             await pipe.send(b"x")
