@@ -7,8 +7,9 @@ Cluster (the invariants) and Oracle (the clients' view) can judge any other run 
 """
 
 from raft.testing.clock import TICK, VirtualClock
+from raft.testing.cluster import Cluster
 from raft.testing.disk import PowerCut, PowerCutDisk
-from raft.testing.invariants import Cluster, Violation
+from raft.testing.invariants import Violation
 from raft.testing.network import VirtualNetwork
 from raft.testing.oracle import Oracle
 from raft.testing.plants import PLANTS, Plant

@@ -87,7 +87,7 @@ class StaleRead(Raft):
 
 
 class OlderSnapshotRollsBack(Raft):
-    """Takes whatever snapshot comes, also one that is older than what it has (openraft #543; etcd PR 1763)."""
+    """Takes whatever snapshot comes, also an older one than it has (openraft #543; etcd PR 1763)."""
 
     def offer_snapshot(self, meta: SnapshotMeta) -> bool:
         log = self.log

@@ -27,9 +27,10 @@ from raft.core.types import LogIndex, NodeId, Term
 from raft.testing.application import KeyValueApplication
 from raft.testing.clients import Client
 from raft.testing.clock import TICK, VirtualClock
+from raft.testing.cluster import Cluster
 from raft.testing.counts import new_counts
 from raft.testing.faults import Troublemaker
-from raft.testing.invariants import Cluster, Violation
+from raft.testing.invariants import Violation
 from raft.testing.network import Codec, VirtualNetwork
 from raft.testing.node import SimNode
 from raft.testing.oracle import Oracle, Outcome
@@ -87,7 +88,7 @@ class Simulation:
         voters = frozenset(range(1, self.profile.voters + 1))
         self.cluster = Cluster(voters, ignored)
         self.oracle = Oracle()
-        self.application: Application = KeyValueApplication(self.oracle)
+        self.application: Application = KeyValueApplication(self.oracle, ignored)
         self.network = VirtualNetwork(
             self.clock,
             self.split_random(),

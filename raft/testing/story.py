@@ -18,6 +18,7 @@ from raft.core.messages import (
     ReadIndexReply,
     RequestVote,
     RequestVoteReply,
+    StateRequest,
 )
 from raft.core.types import NodeId
 from raft.testing.clock import TICK, Time
@@ -52,6 +53,8 @@ def describe(message: Message) -> str:
             text = f"Propose, batch {message.ticket} of {len(message.payloads)}"
         case ProposeReply():
             text = f"ProposeReply: batch {message.ticket} refused, {message.reason.name}"
+        case StateRequest():
+            text = f"StateRequest for a state at {message.index} or later"
         case _:
             text = type(message).__name__
     return f"[{message.term}] {text}"

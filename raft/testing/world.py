@@ -11,7 +11,7 @@ from raft.core.messages import Message
 from raft.core.types import LogIndex, NodeId, Term
 from raft.runtime.state_machine import StateMachine
 from raft.testing.clock import Time, VirtualClock
-from raft.testing.invariants import Cluster
+from raft.testing.cluster import Cluster
 from raft.testing.network import VirtualNetwork
 from raft.testing.oracle import Oracle
 from raft.testing.profile import Profile

@@ -10,7 +10,8 @@ import pytest
 from raft.core.messages import AppendEntriesReply, RequestVoteReply
 from raft.core.ready import StorageAppend, StorageAppendDone
 from raft.core.types import Entry, HardState, LogIndex, Membership, SnapshotMeta
-from raft.testing.invariants import INVARIANTS, Cluster, Violation
+from raft.testing.cluster import Cluster
+from raft.testing.invariants import INVARIANTS, Violation
 
 
 def log_of(*terms: int, data: bytes = b"") -> list[Entry]:

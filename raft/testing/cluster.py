@@ -1,0 +1,328 @@
+"""What the checker knows of a whole cluster, and where all checks are called from.
+
+The checker sees each node from outside: what its core says of itself, which appends it asked for,
+what its disk has confirmed, what left it for the network, what it applied. From that it keeps, apart
+from the code under test, a copy of each node's log (`log`), of what is durable of it (`durable`),
+and the one committed log. Nothing is ever taken from a node's word where the checker can know better.
+
+Every check costs in proportion to what changed, so that all of them can run after each step. Log
+Matching is the example: instead of comparing logs, `entries` remembers for each (index, term)
+the entry and the term before it. If no log ever holds (index, term) with another content or
+another predecessor, any two logs that share an entry are equal up to it, by induction.
+
+A log that begins later. What a node has dropped from its log was committed, and its durable state covers it
+(two invariants see to that), so the copies here go on to begin at index 0: what a snapshot stands for is
+taken from the one committed log. So a node holds an entry if its log has it durably, or was allowed to
+forget it. A state that is lost (a fault of its own, which no log mends) changes nothing of what the log has
+promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from raft.core.messages import AppendEntriesReply, Message, RequestVoteReply
+from raft.core.ready import StorageAppend
+from raft.core.types import Entry, HardState, LogIndex, NodeId, SnapshotMeta, Term
+from raft.testing.invariants import (
+    acknowledged_entries_are_durable,
+    applied_in_order_once,
+    commit_is_within_log,
+    commit_never_falls,
+    committed_logs_agree,
+    dropped_is_committed,
+    dropped_is_flushed,
+    election_safety,
+    leader_append_only,
+    leader_commits_own_term,
+    leader_completeness,
+    log_has_no_holes,
+    log_matching,
+    majority_keeps_committed,
+    one_vote_a_term,
+    restore_goes_forward,
+    snapshot_is_committed,
+    state_is_within_log,
+    state_machine_safety,
+    stored_term_never_falls,
+    synced_state_survives,
+    term_never_falls,
+    vote_is_durable,
+)
+
+NO_ENTRY = Entry(0, 0, 0, b"")
+"""Stands at index 0 of every copy of a log, so that an index is a list position."""
+
+
+@dataclass(slots=True)
+class NodeRecord:
+    """What the checker knows of one node."""
+
+    node_id: NodeId
+    log: list[Entry] = field(default_factory=lambda: [NO_ENTRY])
+    """All that its core asked to append, durable or not."""
+    durable: list[Entry] = field(default_factory=lambda: [NO_ENTRY])
+    """What a finished sync covers."""
+    hard_state: HardState = HardState()
+    """What a finished sync covers."""
+    pending: list[StorageAppend] = field(default_factory=list)
+    """Asked for and not confirmed, in order: any first part of it may survive a crash."""
+    durable_match: LogIndex = 0
+    """Through which index `durable` equals the committed log."""
+    first_index: LogIndex = 1
+    """Where its log begins, durably. What is before it in `log` and `durable` it has dropped."""
+    compacting_through: LogIndex = 0
+    """What a compaction that is under way may drop."""
+    state_index: LogIndex = 0
+    """What its state machine has durably."""
+    is_state_lost: bool = False
+    """Its durable state is gone, though the log begins after it."""
+    offered_index: LogIndex = 0
+    """Of the newest snapshot that came in: committed, whoever says so."""
+    up: bool = False
+    term: Term = 0
+    leader_in: Term = 0
+    """The term it leads, as of its last step; 0 if it does not."""
+    commit_index: LogIndex = 0
+    """Of this life."""
+    applied_index: LogIndex = 0
+    """Of this life."""
+
+    @property
+    def last_index(self) -> LogIndex:
+        return len(self.log) - 1
+
+
+class Cluster:
+    """The checker's memory, and the one point where all checks are called from.
+
+    `ignored` names invariants that are not checked: with a planted bug one can so ask whether the bug
+    is also found by its consequences, and not only where it was planted.
+    """
+
+    def __init__(self, voters: Iterable[NodeId], ignored: frozenset[str] = frozenset()) -> None:
+        self.nodes = {node_id: NodeRecord(node_id) for node_id in sorted(voters)}
+        self.quorum = len(self.nodes) // 2 + 1
+        self.ignored = ignored
+        self.leaders: dict[Term, NodeId] = {}
+        self.votes: dict[tuple[NodeId, Term], NodeId] = {}
+        """Who got a node's vote in a term, from all votes that ever left it."""
+        self.entries: dict[tuple[LogIndex, Term], tuple[Entry, Term]] = {}
+        """Each (index, term) ever seen in a log: the entry, and the term of the one before."""
+        self.committed: list[Entry] = [NO_ENTRY]
+        self.commit_terms: list[Term] = [0]
+        """Term of the leader that first called the entry committed. Never falls along the log."""
+        self.newly_committed: list[Entry] = []
+        """Committed since this was last taken; the client oracle's feed."""
+
+    # What the shell reports.
+
+    def recovered(
+        self,
+        node_id: NodeId,
+        hard_state: HardState,
+        log: Sequence[Entry],
+        first_index: LogIndex = 1,
+        previous_term: Term = 0,
+    ) -> None:
+        """A node starts again with what it found on its disk: a log that begins at `first_index`."""
+        record = self.nodes[node_id]
+        self._run(dropped_is_committed, self, record, first_index, previous_term)
+        found = [*self.committed[:first_index], *log]
+        self._run(synced_state_survives, self, record, found, first_index, hard_state)
+        record.log = found
+        record.durable = list(found)
+        record.hard_state = hard_state
+        record.pending = []
+        record.compacting_through = record.offered_index = 0
+        record.up, record.term, record.leader_in = True, hard_state.term, 0
+        record.commit_index = record.applied_index = 0
+        record.durable_match = 0
+        record.first_index = first_index
+        self._remember_entries(record, first_index)
+        self._extend_durable_match(record)
+        self._run(dropped_is_flushed, record)
+        self._run(majority_keeps_committed, self)
+
+    def crashed(self, node_id: NodeId) -> None:
+        record = self.nodes[node_id]
+        record.up, record.leader_in = False, 0
+
+    def state_loaded(self, node_id: NodeId, applied_index: LogIndex) -> None:
+        """The state machine begins at `applied_index` in this life."""
+        self.nodes[node_id].applied_index = applied_index
+
+    def state_flushed(self, node_id: NodeId, index: LogIndex, *, is_noted: bool = False) -> None:
+        """The state through `index` would survive a power cut, and one before it would not come back.
+        `is_noted`: the next start knows of it, and sets a mark in the log."""
+        record = self.nodes[node_id]
+        if not is_noted:
+            self._run(state_is_within_log, record, index)
+        record.state_index, record.is_state_lost = index, False
+
+    def state_lost(self, node_id: NodeId) -> None:
+        """The disk has lost the state; the log stands."""
+        record = self.nodes[node_id]
+        record.state_index, record.is_state_lost = 0, record.first_index > 1
+
+    def may_lose_state(self, node_id: NodeId) -> bool:
+        """Whether the state of `node_id` can be lost, so that all can be well again: one of those whose
+        state is not lost must be able to reach, by its own state and log, where the logs of all begin
+        whose state is."""
+        lost = {record.node_id for record in self.nodes.values() if record.is_state_lost} | {node_id}
+        needed = max(self.nodes[member].first_index for member in lost) - 1
+        return any(
+            record.durable_match >= needed for record in self.nodes.values() if record.node_id not in lost
+        )
+
+    def state_restored(self, node_id: NodeId, index: LogIndex) -> None:
+        """A snapshot at `index` has become the state of a running machine."""
+        record = self.nodes[node_id]
+        self._run(restore_goes_forward, record, index)
+        record.applied_index = index
+
+    def snapshot_offered(self, node_id: NodeId, meta: SnapshotMeta) -> None:
+        """A snapshot has come in whole and its core is about to be asked."""
+        record = self.nodes[node_id]
+        self._run(snapshot_is_committed, self, record, meta)
+        record.offered_index = meta.index
+
+    def compaction_asked(self, node_id: NodeId, through: LogIndex) -> None:
+        """A log is about to drop some of what lies at or before `through`."""
+        self.nodes[node_id].compacting_through = through
+
+    def compaction_durable(self, node_id: NodeId, first_index: LogIndex) -> None:
+        """A log has dropped all before `first_index`, and would not have it back after a power cut."""
+        record = self.nodes[node_id]
+        record.compacting_through = 0
+        record.first_index = first_index
+        self._run(dropped_is_committed, self, record, first_index, record.durable[first_index - 1].term)
+        self._run(dropped_is_flushed, record)
+
+    def append_asked(self, node_id: NodeId, append: StorageAppend, still_leads: Term) -> None:
+        """A Ready asked for an append. `still_leads`: the term the node leads now, or 0."""
+        record = self.nodes[node_id]
+        record.pending.append(append)
+        if append.snapshot is not None:
+            self._run(snapshot_is_committed, self, record, append.snapshot)
+            record.log = self.with_snapshot(record.log, append.snapshot)
+        if append.entries:
+            first = append.entries[0].index
+            self._run(log_has_no_holes, record, append.entries)
+            self._run(leader_append_only, record, first, still_leads)
+            del record.log[first:]
+            record.log.extend(append.entries)
+            self._remember_entries(record, first)
+
+    def append_durable(self, node_id: NodeId, appends: Sequence[StorageAppend]) -> None:
+        """A write and its sync have ended: all of `appends` would survive a power cut from now on."""
+        record = self.nodes[node_id]
+        del record.pending[: len(appends)]
+        for append in appends:
+            if append.hard_state is not None:
+                self._run(stored_term_never_falls, record, append.hard_state)
+                record.hard_state = append.hard_state
+            if append.snapshot is not None:
+                record.durable = self.with_snapshot(record.durable, append.snapshot)
+                record.durable_match = min(record.durable_match, append.snapshot.index)
+                record.first_index = append.snapshot.index + 1
+                self._run(dropped_is_flushed, record)
+            if append.entries:
+                first = append.entries[0].index
+                del record.durable[first:]
+                record.durable.extend(append.entries)
+                record.durable_match = min(record.durable_match, first - 1)
+        self._extend_durable_match(record)
+        self._run(majority_keeps_committed, self)
+
+    def message_left(self, message: Message) -> None:
+        """A node handed `message` to the network."""
+        if isinstance(message, RequestVoteReply):
+            if message.granted:
+                record = self.nodes[message.sender]
+                self._run(vote_is_durable, record, message)
+                self._vote(message.sender, message.term, message.to)
+        elif isinstance(message, AppendEntriesReply) and not message.rejected:
+            self._run(acknowledged_entries_are_durable, self.nodes[message.sender], message)
+
+    def stepped(
+        self, node_id: NodeId, term: Term, leads: bool, commit_index: LogIndex, last_index: LogIndex
+    ) -> None:
+        """A node's core has taken an input, and its Ready was carried out."""
+        record = self.nodes[node_id]
+        led = record.leader_in
+        if term != record.term:
+            self._run(term_never_falls, record, term)
+            record.term = term
+        record.leader_in = term if leads else 0
+        if leads and led != term:
+            self._vote(node_id, term, node_id)
+            self._run(election_safety, self, node_id, term)
+            self.leaders[term] = node_id
+            self._run(leader_completeness, self, record, term)
+        if commit_index != record.commit_index:
+            self._commit(record, commit_index, last_index, led, still_leads=leads and led == term)
+
+    def applied(self, node_id: NodeId, entries: Sequence[Entry]) -> None:
+        """A node handed `entries` to its state machine."""
+        record = self.nodes[node_id]
+        for entry in entries:
+            self._run(applied_in_order_once, record, entry)
+            self._run(state_machine_safety, self, record, entry)
+            record.applied_index = entry.index
+
+    def with_snapshot(self, log: list[Entry], meta: SnapshotMeta) -> list[Entry]:
+        """Return what `log` is once the snapshot stands for its beginning (trap 45): its rest is kept only
+        behind the snapshot's own last entry."""
+        if meta.index < len(log) and log[meta.index].term == meta.term:
+            return log
+        return self.committed[: meta.index + 1]
+
+    # How the memory grows.
+
+    def _run(self, invariant: Callable[..., None], *arguments: object) -> None:
+        if not self.ignored or invariant.__name__ not in self.ignored:
+            invariant(*arguments)
+
+    def _vote(self, voter: NodeId, term: Term, candidate: NodeId) -> None:
+        self._run(one_vote_a_term, self, voter, term, candidate)
+        self.votes.setdefault((voter, term), candidate)
+
+    def _remember_entries(self, record: NodeRecord, first: LogIndex) -> None:
+        log = record.log
+        for index in range(first, len(log)):
+            entry, before = log[index], log[index - 1].term
+            known = self.entries.setdefault((index, entry.term), (entry, before))
+            if known[0] is not entry or known[1] != before:
+                self._run(log_matching, record, entry, before, known)
+
+    def _commit(
+        self, record: NodeRecord, commit_index: LogIndex, last: LogIndex, led: Term, *, still_leads: bool
+    ) -> None:
+        self._run(commit_never_falls, record, commit_index)
+        self._run(commit_is_within_log, record, commit_index, last)
+        if still_leads and commit_index != record.offered_index:
+            self._run(leader_commits_own_term, record, commit_index, led)
+        low, record.commit_index = record.commit_index, commit_index
+        for index in range(low + 1, commit_index + 1):
+            entry = record.log[index]
+            if index < len(self.committed):
+                self._run(committed_logs_agree, self, record, entry)
+                continue
+            self.committed.append(entry)
+            self.commit_terms.append(max(led or record.term, self.commit_terms[-1]))
+            self.newly_committed.append(entry)
+        if self.newly_committed:
+            for other in self.nodes.values():
+                self._extend_durable_match(other)
+                if other.leader_in > self.commit_terms[-1]:
+                    self._run(leader_completeness, self, other, other.leader_in)
+            self._run(majority_keeps_committed, self)
+
+    def _extend_durable_match(self, record: NodeRecord) -> None:
+        durable, committed, match = record.durable, self.committed, record.durable_match
+        end = min(len(durable), len(committed)) - 1
+        while match < end and durable[match + 1].term == committed[match + 1].term:
+            match += 1
+        record.durable_match = match
