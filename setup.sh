@@ -56,6 +56,12 @@ ensure_plyvel_builds() {
         die "plyvel has no wheel for this Python and must be compiled; install the Debian packages: ${missing[*]}"
 }
 
+# The tests of power cuts record with it what the store asks of the disk.
+ensure_strace() {
+    command -v strace >/dev/null || debian strace ||
+        say "without the Debian package strace the tests of power cuts are skipped."
+}
+
 # What was installed must be what is asked for now: files, interpreter, and place.
 fingerprint() {
     (cd "$top" && cat pyproject.toml constraints.txt && "$venv/bin/python" -VV && pwd) | sha256sum | cut -d ' ' -f 1
@@ -100,7 +106,7 @@ install() {
 main() {
     case ${1:-runtime} in
         runtime) set -- runtime dev ;; # either will do
-        dev) set -- dev ;;
+        dev) set -- dev; ensure_strace ;;
         *) die "usage: ./setup.sh [dev]" ;;
     esac
     is_current "$@" && return
