@@ -45,8 +45,8 @@ class Inbox:
         self._changed = asyncio.Event()
 
     def check_may_send(self) -> bool:
-        """Raise PipeBroken if this end may send no more. Return False if what it sends goes nowhere: the other
-        end has ended, and its last words were not heard yet."""
+        """Raise PipeBroken if this end may send no more. Return False if what it sends goes nowhere: the
+        other end has ended, and its last words were not heard yet."""
         if self.cause is not None:
             raise PipeBroken(self.cause)
         if self._discards:
