@@ -9,6 +9,7 @@ Its limits, since it knows HTTP/2 but not gRPC:
   the bytes of the replies must be as many as those of one reply, asked for beforehand, times their number.
   And after puts the store's revision must have grown by their number. What is missing is reported.
 * A write that failed and one of unknown outcome look the same to it: both are counted as unknown.
+* When the time is over it drops what is in flight, uncounted: at most one latency for each place in flight.
 * Closed loop only. It has an option for a rate, but a latency counts from when a request was sent, not from
   when it was due; see bench/loops.py on what that hides.
 """
@@ -43,6 +44,11 @@ OPS = frozenset({"put", "get"})
 _TOTALS = re.compile(r"requests: .* (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout")
 _DATA = re.compile(r"traffic: .*\((\d+)\) data")
 _FRAME_BYTES = 5
+ONE_KEY = "one key, since h2load sends one request body a run"
+SILENCE_S_MAX = 0.5
+"""Without any reply before the end of a run by time, above which it is said."""
+OUTPUT_LINES = 3
+"""Of what h2load printed, if it failed."""
 
 
 def is_installed() -> bool:
@@ -107,12 +113,16 @@ def measure(options: Options) -> Figures:
             outputs = _run(options, directory, streams, options.duration_s, options.count)
         cores = (_children_cpu_s() - cpu_s) / (time.monotonic() - begun_s)
         after = asyncio.run(_ask(options))
-        tally, seconds = _read_logs(directory, streams, options)
+        tally, seconds, silence_s = _read_logs(directory, streams, options)
     _judge(tally, streams, outputs, before, after)
     figures = Figures("h2load", options, seconds, tally)
     figures.driver_cores = cores
     figures.driver_cores_max = float(min(len(streams), os.cpu_count() or 1))
-    figures.notes.append("one key, since h2load sends one request body a run")
+    figures.notes.append(ONE_KEY)
+    if silence_s > SILENCE_S_MAX:
+        figures.notes.append(
+            f"no reply in the last {silence_s:.1f} s; h2load drops what was in flight then, and its latencies"
+        )
     return figures
 
 
@@ -162,7 +172,11 @@ def _run(
 ) -> list[str]:
     processes = []
     for stream in streams:
-        amount = ["-n", str(stream.count)] if count else ["-D", f"{round(duration_s * 1000)}ms"]
+        amount = ["-D", f"{round(duration_s * 1000)}ms"]
+        if count:
+            # A connection on which nothing comes for so long is given up, or a stalled server would hold us
+            # for ever. Not with -D, which ends by itself: there it makes h2load 1.52 abort at the end.
+            amount = ["-n", str(stream.count), "-N", f"{max(1, round(options.timeout_s * 1000))}ms"]
         log = directory / stream.name
         log.unlink(missing_ok=True)
         processes.append(
@@ -171,7 +185,6 @@ def _run(
                     *("h2load", *amount, "-t", "1"),
                     *("-c", str(stream.connections), "-m", str(stream.in_flight // stream.connections)),
                     *("-d", str(directory / stream.op), f"--log-file={log}"),
-                    *("-N", f"{max(1, round(options.timeout_s * 1000))}ms"),
                     *("-H", "content-type: application/grpc", "-H", "te: trailers"),
                     f"http://{stream.endpoint}{PUT if stream.op == 'put' else RANGE}",
                 ],
@@ -183,12 +196,16 @@ def _run(
     outputs = [process.communicate()[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         if process.returncode or not _TOTALS.search(output):
-            raise DriverError(f"h2load failed:\n{output}")
+            last_words = " / ".join(output.strip().splitlines()[-OUTPUT_LINES:])
+            raise DriverError(f"h2load failed, status {process.returncode}: {last_words}")
     return outputs
 
 
-def _read_logs(directory: Path, streams: Sequence[_Stream], options: Options) -> tuple[Tally, float]:
-    """A line of h2load's log: start in us, HTTP status, us until the end of the reply."""
+def _read_logs(directory: Path, streams: Sequence[_Stream], options: Options) -> tuple[Tally, float, float]:
+    """Return what was counted, the seconds of the window, and those at its end in which no reply came.
+
+    A line of h2load's log: start in us, HTTP status, us until the end of the reply.
+    """
     tally = Tally()
     first_us, last_us = 1 << 62, 0
     for stream in streams:
@@ -201,8 +218,10 @@ def _read_logs(directory: Path, streams: Sequence[_Stream], options: Options) ->
                     tally.ok[stream.op] += 1
                     first_us = min(first_us, int(start))
                     last_us = max(last_us, int(start) + int(latency))
-    seconds = (last_us - first_us) / 1e6 if options.count and tally.ok else options.duration_s
-    return tally, seconds
+    used_s = (last_us - first_us) / 1e6 if tally.ok else 0.0
+    if options.count and tally.ok:
+        return tally, used_s, 0.0
+    return tally, options.duration_s, options.duration_s - used_s
 
 
 def _judge(

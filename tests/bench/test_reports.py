@@ -164,6 +164,16 @@ def test_h2loads_puts_that_the_store_does_not_have_are_failures() -> None:
     assert (tally.ok["put"], tally.unknown.total()) == (97, 3)
 
 
+def test_a_stall_until_the_end_is_seen_though_h2load_drops_what_waited(tmp_path: Path) -> None:
+    options = Options(("127.0.0.1:1",), in_flight=1, duration_s=3.0)
+    streams = h2load_driver._streams(options)
+    replies = [f"{second * 100_000}\t200\t5000\n" for second in range(10)]
+    (tmp_path / streams[0].name).write_text("".join(replies))
+    tally, seconds, silence_s = h2load_driver._read_logs(tmp_path, streams, options)
+    assert (tally.ok_total, seconds) == (10, 3.0)
+    assert silence_s == pytest.approx(3.0 - 0.905)
+
+
 def test_h2loads_own_failures_are_told() -> None:
     assert judged("get", failed=2, replied=30_000, grown=0).errors["h2load: failed"] == 2
 

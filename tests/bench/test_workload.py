@@ -65,7 +65,7 @@ def test_key_distributions() -> None:
 
 @pytest.mark.parametrize("exponent", [0.5, 0.99, 1.0, 2.0])
 def test_zipf_is_as_frequent_as_its_law_says(exponent: float) -> None:
-    n, draws = 20, 40_000
+    n, draws = 20, 100_000
     draw = Zipf(n, exponent, random.Random(7))
     seen = Counter(draw() for _ in range(draws))
     assert set(seen) <= set(range(n))
