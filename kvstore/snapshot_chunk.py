@@ -39,7 +39,8 @@ def position_of(key: bytes) -> bytes:
 
 
 def start_of(position: bytes) -> tuple[bytes, bytes]:
-    """Return the key of the record that `position` is after; of a long one its beginning, and its digest."""
+    """Return the key of the record that `position` is after; of a long one its beginning, which is before
+    it, and its digest."""
     if position.startswith(_CUT):
         return position[1 + _DIGEST_BYTES :], position[1 : 1 + _DIGEST_BYTES]
     return position[1:], b""

@@ -79,7 +79,7 @@ class StateSource:
         cost = 0
         start, digest = start_of(position)
         try:
-            for item in self._view.everything(start, is_included=bool(digest)):
+            for item in self._view.everything(start):
                 if item is None:
                     yield SnapshotChunk(b"", position)
                 elif digest:

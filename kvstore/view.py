@@ -109,11 +109,9 @@ class SnapshotView:
         with self._snapshot.raw_iterator(verify_checksums=True, fill_cache=False) as last:
             last.seek_to_last()
 
-    def everything(
-        self, after: bytes = b"", *, is_included: bool = False
-    ) -> Iterator[tuple[bytes, bytes] | None]:
-        """Yield the records of this state that follow `after`, or also that one if it `is_included`, and None
-        where the work may pause: what a copy of it must hold that goes on with the same log.
+    def everything(self, after: bytes = b"") -> Iterator[tuple[bytes, bytes] | None]:
+        """Yield the records of this state that follow `after`, and None where the work may pause: what a
+        copy of it must hold that goes on with the same log.
 
         Without what a large delete under way has written ahead (kvstore.dooms): the copy is given that
         delete too, from its beginning.
@@ -121,8 +119,7 @@ class SnapshotView:
         bound = pack_revision(self.revision + 1, 0)
         families = (EVENT, INDEX)
         passed = 0
-        start = after if is_included or not after else after + b"\x00"
-        for item in self.items(start, b"\xff"):
+        for item in self.items(after + b"\x00" if after else b"", b"\xff"):
             record = item[0]
             if record[:1] not in families or record[-REVISION_BYTES:] < bound:
                 yield item

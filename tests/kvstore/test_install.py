@@ -280,6 +280,11 @@ async def test_damage_at_the_very_end_is_no_end(tmp_path: Path) -> None:
             continue
         break
     assert 2500 < found < 3002, "plyvel says it by now"
+    # A removal of history would take it for the end of its work.
+    fill(store, compaction(store.revision))
+    with pytest.raises(plyvel.CorruptionError):
+        while not store.is_swept:
+            store.sweep_slice()
     with pytest.raises(StateCorrupt):
         taken(store)
     store.close()

@@ -157,11 +157,17 @@ async def test_who_waits_for_a_removal_is_told_of_the_new_state(
     chunks = await asyncio.to_thread(committed, store, taken(sender))
     store.restore(chunks, sender.applied_index)
     assert not store.is_swept
+    store._sweeper._timer.cancel()  # type: ignore[union-attr]
+    store._sweeper._timer = None
     held.set()
+    await until_removed(store)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not any(each.done() for each in waiting)
+    store._sweeper.wake()
     async with asyncio.timeout(DEADLINE_S):
         await asyncio.gather(*waiting)
     assert store.is_swept
-    await until_removed(store)
 
 
 async def test_who_waits_may_go_away(store: Store, sender: Store, monkeypatch: pytest.MonkeyPatch) -> None:
