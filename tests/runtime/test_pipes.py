@@ -481,7 +481,9 @@ async def test_a_pipe_is_over_when_its_block_is(ends: Ends) -> None:
     with contextlib.suppress(ValueError):
         async with a.transport.open_pipe(2) as pipe:
             kept.append(pipe)
+            await until_serving(b, 2)
             raise ValueError
+    await b.handler.ended(2)
     for pipe in kept:
         with pytest.raises(PipeBroken):
             await pipe.send(b"x")
