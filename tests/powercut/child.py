@@ -2,9 +2,11 @@
 
     begun I      from now on a state at I may be found: a group that ends there is being applied, or a
                  snapshot of that index is about to be the state
-    flushed I    from now on no state below I may be found: flush() has returned I, or a clean stop was at I,
-                 or the snapshot is the state
-    lost         the state is marked as corrupt, and must never be found again
+    flushed I    from now on no state below I may be found: flush() has returned I, or a clean stop was at I
+    switched I   the same, since the snapshot of I is the state
+    opening      there is a state, and it is about to be opened
+    marking      the state is about to be marked as corrupt
+    lost         it is marked, and must never be found again
 
     python -m tests.powercut.child PATH SEED RUN [PLANT]      RUN: the fields of runs.Run as JSON
 
@@ -59,6 +61,8 @@ class Child:
     def __init__(self, path: str, workload: Workload, run: Run) -> None:
         self._workload = workload
         self._run = run
+        if os.path.exists(path):
+            mark("opening")
         self._store = open_or_rebuild(path)
         self._flushing: asyncio.Future[None] | None = None
 
@@ -75,6 +79,7 @@ class Child:
         self._store.close()
         mark(f"flushed {self._store.applied_index}")
         if run.end == "corrupt":
+            mark("marking")
             state_directory.mark_corrupt(self._store._database.slot, "for the sake of it")
             mark("lost")
 
@@ -110,7 +115,7 @@ class Child:
         reading = self._store.open_snapshot()
         mark(f"begun {source.index}")
         sink.commit()
-        mark(f"flushed {source.index}")
+        mark(f"switched {source.index}")
         self._store.restore(sink, source.index)
         await self._apply(source.index + 1)
         reading.close()  # now the old state may go, while commands are applied to the new one

@@ -7,7 +7,7 @@ What must hold of every state
     with the rest of the commands applied it ends as a replay does, record by record
 
 A state may instead be *refused* as corrupt, and built again from nothing (StateCorrupt). That loses nothing
-where the log is whole. It is counted, since the log need not be whole once something was flushed.
+where the log is whole. But it need not be once something was flushed, so `hunt` says when that may be.
 """
 
 from __future__ import annotations
@@ -44,15 +44,26 @@ class Known(NamedTuple):
     """Through which index commands had been given to the store."""
     flushed: int = 0
     """Through which index the state was durable."""
+    is_marked: bool = False
+    """The state is being marked as corrupt, or was, and nothing is durable since: it should be refused."""
+
+    is_reopened: bool = False
+    """LevelDB has opened, or is about to, what was there before: it names a new manifest then."""
 
     def after(self, mark: str) -> Known:
         word, _, index = mark.partition(" ")
+        if word == "opening":
+            return self._replace(is_reopened=True)
+        if word == "marking":
+            return self._replace(is_marked=True)
         if word == "lost":
-            return Known()
+            return Known(is_marked=True)
         if word == "begun":
             return self._replace(begun=max(self.begun, int(index)))
+        if word == "switched":
+            return Known(max(self.begun, int(index)), int(index))
         assert word == "flushed", mark
-        return self._replace(flushed=max(self.flushed, int(index)))
+        return self._replace(flushed=max(self.flushed, int(index)), is_marked=False)
 
 
 class Verdict(NamedTuple):

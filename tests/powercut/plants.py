@@ -12,7 +12,7 @@ from typing import Any
 
 import plyvel
 
-from kvstore import state_directory
+from kvstore import state_directory, state_slots
 from kvstore.keys import META_POSITION
 from tests.powercut.disk import Directory, Inode
 
@@ -68,7 +68,12 @@ def _plant(kind: type[_Database]) -> Callable[[], None]:
     return plant
 
 
+def _slots_are_not_synced() -> None:
+    state_slots.sync_slot = lambda slot: None
+
+
 CHILD: dict[str, Callable[[], None]] = {
+    "slot-not-synced": _slots_are_not_synced,
     "flush-without-table": _plant(_NeverFlushed),
     "position-apart": _plant(_PositionApart),
 }
@@ -93,6 +98,7 @@ DISK: dict[str, Callable[[str, Inode], bool]] = {
     "table-not-synced": lambda path, inode: path.endswith(".ldb"),
     "manifest-not-synced": lambda path, inode: os.path.basename(path).startswith("MANIFEST"),
     "directory-not-synced": lambda path, inode: isinstance(inode, Directory),
+    "switch-not-synced": lambda path, inode: os.path.basename(path) == "state",
 }
 """In the disk: syncs that do nothing, as if they had been forgotten."""
 

@@ -5,7 +5,6 @@ Here a part of the moments, and of what each may leave; `python -m tests.powercu
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,15 +20,6 @@ from tests.powercut.workload import Replayed, Workload
 
 SEED = 1
 PLAN = Plan(points=45, all_max=8, samples=3)
-
-REFUSED_WEAK = (
-    r"Corruption: \d+ missing files",
-    r"Corruption: CURRENT points to a non-existent file",
-    r"Corruption: checksum mismatch",
-)
-"""What LevelDB does not survive where the weak model goes beyond what ext4 and xfs do: it writes to its
-manifest before the table's name is durable; it unlinks the old manifest before the new one's name is; a
-manifest may have holes. The state is refused then, and built or fetched anew; it is never believed."""
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +49,6 @@ def test_what_a_power_cut_leaves_is_a_replay(
     python -m tests.powercut --recording DIR/recording --all-max 8 --samples 3 --case CASE"""
     tally = hunt(record(scratch, SEED, scenario), scratch, replayed, tmp_path).run(PLAN)
     assert not tally.findings, tally.lines(5)
-    # In order nothing is ever refused, not even at the first start; else only what is known.
-    counters = tally.refused + tally.refused_empty
-    assert not [reason for name, reason in counters if name == FileSystem.ORDERED.value]
-    known = re.compile("|".join(REFUSED_WEAK))
-    assert not [reason for _, reason in tally.refused if not known.search(reason)]
     # That it has looked: at both models, and at states that the log has to be replayed onto.
     assert all(tally.states[file_system.value] > 100 for file_system in FileSystem)
     assert tally.behind > 50
