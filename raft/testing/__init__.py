@@ -1,11 +1,14 @@
 """Tests of what cannot be tested on a clock that ticks: a virtual clock, network and disk, and a
 simulator that drives the real core and the real log on them from one seed.
 
+`check` runs a state machine of your own on every node of it (docs/library.md).
+
 `python -m raft.testing --help` is the simulator's command line. The pieces are public: VirtualClock,
 VirtualNetwork and PowerCutDisk (over raft.storage's MemoryDisk) know nothing of the simulator, and
 Cluster (the invariants) and Oracle (the clients' view) can judge any other run that feeds them.
 """
 
+from raft.testing.check import CheckFailed, check
 from raft.testing.clock import TICK, VirtualClock
 from raft.testing.cluster import Cluster
 from raft.testing.disk import PowerCut, PowerCutDisk
@@ -20,6 +23,7 @@ __all__ = [
     "PLANTS",
     "STEPS",
     "TICK",
+    "CheckFailed",
     "Cluster",
     "CoreSettings",
     "NetworkFaults",
@@ -33,6 +37,7 @@ __all__ = [
     "Violation",
     "VirtualClock",
     "VirtualNetwork",
+    "check",
     "draw_profile",
     "run_seed",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from raft.core.types import NodeId
-from raft.runtime.state_machine import StateMachine
+from collections.abc import Sequence
+
+from raft.core.types import Entry, NodeId
+from raft.runtime.state_machine import SnapshotMachine, SnapshotSource, StateMachine
 from raft.testing.invariants import Violation
 from raft.testing.machine import KeyValueMachine, Shelf
 from raft.testing.oracle import Oracle
@@ -34,6 +36,17 @@ class KeyValueApplication:
             raise Violation(
                 "state_follows_the_log", f"node {node_id}: {what} is {found}, the log gives {expected}"
             )
+
+    def crashed(self, node_id: NodeId) -> None:
+        """What is on the shelf stays there."""
+
+    def check_applied(
+        self, node_id: NodeId, machine: StateMachine, entries: Sequence[Entry], results: Sequence[object]
+    ) -> None:
+        """Each client checks its own result, and whoever applies one for another makes the same state."""
+
+    def open_snapshot(self, node_id: NodeId, machine: SnapshotMachine) -> SnapshotSource:
+        return machine.open_snapshot()
 
     def read(self, machine: StateMachine, key: int) -> int:
         assert isinstance(machine, KeyValueMachine)

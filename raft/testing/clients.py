@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raft.testing.clock import TICK
-from raft.testing.machine import Write, WriteKind, encode_write
+from raft.testing.machine import Write, WriteKind, WriteResult, encode_write
 from raft.testing.oracle import Operation
 from raft.testing.world import World
 
@@ -46,26 +46,30 @@ class Client:
         self._calls += 1
         # Unique over all clients of a run, and the value that a put writes.
         number = self._calls * 100 + self._number
-        key = random.randrange(profile.keys)
-        write: Write | None = None
-        if random.random() >= profile.read_share:
-            if random.random() < profile.compare_share:
-                write = Write(number, WriteKind.COMPARE_AND_PUT, key, self._seen.get(key, 0))
-            else:
-                write = Write(number, WriteKind.PUT, key, 0)
-        operation = self._open = world.oracle.invoke(number, key, write, world.clock.now)
-        if world.story is not None:
-            what = f"read key {key}" if write is None else f"put {number} at key {key}"
-            if write is not None and write.kind == WriteKind.COMPARE_AND_PUT:
-                what += f" if it is {write.expected}"
-            world.note(node.node_id, "is asked by client {}: {} (call {})", self._number, what, number)
+        operation, command, what = self._ask(number)
+        self._open = operation
+        world.note(node.node_id, "is asked by client {}: {} (call {})", self._number, what, number)
         # In calm weather a client waits as long as it takes, so that a cluster of small windows cannot fail
         # the liveness phase by a queue that is longer than its clients' patience.
         ticks = CALM_TIMEOUT_TICKS if world.calm else profile.timeout_ticks * (0.5 + random.random())
         timeout = int(ticks * TICK)
         world.clock.call_later(timeout, self._give_up, operation, node.life)
-        padding = bytes(random.randrange(profile.padding_bytes_max + 1))
-        node.submit(operation, self, encode_write(write, padding) if write is not None else b"")
+        node.submit(operation, self, command)
+
+    def _ask(self, number: int) -> tuple[Operation, bytes, str]:
+        """Return the next call: for the oracle, for the node, and for the story."""
+        world, random, profile = self._world, self._random, self._world.profile
+        key = random.randrange(profile.keys)
+        if random.random() < profile.read_share:
+            return world.oracle.invoke(number, key, None, world.clock.now), b"", f"read key {key}"
+        what = f"put {number} at key {key}"
+        if random.random() < profile.compare_share:
+            write = Write(number, WriteKind.COMPARE_AND_PUT, key, self._seen.get(key, 0))
+            what += f" if it is {write.expected}"
+        else:
+            write = Write(number, WriteKind.PUT, key, 0)
+        command = encode_write(write, bytes(random.randrange(profile.padding_bytes_max + 1)))
+        return world.oracle.invoke(number, key, write, world.clock.now), command, what
 
     def _move(self) -> None:
         self._node_id = self._random.choice(sorted(self._world.nodes))
@@ -78,9 +82,9 @@ class Client:
         world = self._world
         world.oracle.write_returned(operation, result)
         world.counts["writes_acknowledged"] += 1
-        if not getattr(result, "applied", True):
+        if isinstance(result, WriteResult) and not result.applied:
             world.counts["compares_failed"] += 1
-            self._seen[operation.key] = getattr(result, "before", 0)
+            self._seen[operation.key] = result.before
         else:
             self._seen[operation.key] = operation.number
         world.note(self._node_id, "answers call {}: {}", operation.number, result)

@@ -34,6 +34,7 @@ from raft.testing.invariants import (
     dropped_is_committed,
     dropped_is_flushed,
     election_safety,
+    flushed_state_survives,
     leader_append_only,
     leader_commits_own_term,
     leader_completeness,
@@ -151,7 +152,9 @@ class Cluster:
 
     def state_loaded(self, node_id: NodeId, applied_index: LogIndex) -> None:
         """The state machine begins at `applied_index` in this life."""
-        self.nodes[node_id].applied_index = applied_index
+        record = self.nodes[node_id]
+        self._run(flushed_state_survives, record, applied_index)
+        record.applied_index = applied_index
 
     def state_flushed(self, node_id: NodeId, index: LogIndex, *, is_noted: bool = False) -> None:
         """The state through `index` would survive a power cut, and one before it would not come back.

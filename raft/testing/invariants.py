@@ -264,6 +264,15 @@ def dropped_is_flushed(record: NodeRecord) -> None:
         )
 
 
+def flushed_state_survives(record: NodeRecord, index: LogIndex) -> None:
+    """What a flush said to be durable is there at the next start (section 7, Figure 12; trap 18)."""
+    if index < record.state_index:
+        raise Violation(
+            "flushed_state_survives",
+            f"node {record.node_id} had flushed through {record.state_index}, and begins at {index}",
+        )
+
+
 def state_is_within_log(record: NodeRecord, index: LogIndex) -> None:
     """A durable state never ends behind the durable log, or the next start would find no log for it
     (Figure 2, lastApplied; trap 32)."""
@@ -330,6 +339,7 @@ INVARIANTS = (
     applied_in_order_once,
     dropped_is_committed,
     dropped_is_flushed,
+    flushed_state_survives,
     state_is_within_log,
     snapshot_is_committed,
     restore_goes_forward,

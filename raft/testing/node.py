@@ -18,7 +18,7 @@ What the log writer does is in writer.py, what becomes of snapshots in snapshots
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from random import Random
 from typing import Any, Literal, cast
 
@@ -27,6 +27,7 @@ from raft.core.messages import Message, StateRequest
 from raft.core.raft import Raft
 from raft.core.ready import Ready, Role, SoftState, StorageAppend, StorageAppendDone
 from raft.core.types import Entry, EntryKind, HardState, Membership, NodeId, SnapshotMeta, Term
+from raft.runtime.snapshots import can_snapshot
 from raft.runtime.state_machine import Command, SnapshotMachine, SnapshotSource, StateMachine
 from raft.storage.log_store import LogStore
 from raft.storage.memory_disk import MemoryDisk
@@ -74,7 +75,9 @@ class SimNode:
         if world.profile.clock_skew:
             self._tick_length = int(TICK * self.random.uniform(1, 1 + world.profile.clock_skew))
         self._soft_state = SoftState(Role.FOLLOWER, 0, 0)
-        self.machine: StateMachine = world.application.open_machine(node_id)
+        self.machine: StateMachine
+        self.can_snapshot = False
+        self._says_lost = False
         self._begin_life()
 
     def _begin_life(self) -> None:
@@ -106,6 +109,7 @@ class SimNode:
             world.counts["power_cuts_in_recovery"] += 1
             world.note(self.node_id, "loses power during recovery")
             world.cluster.crashed(self.node_id)
+            world.application.crashed(self.node_id)
             self._lose_power()
             world.restart_later(self)
             return
@@ -117,7 +121,7 @@ class SimNode:
             log=self.store,
             hard_state=self.store.hard_state,
             membership=self._membership,
-            applied_index=self.machine.applied_index,
+            applied_index=0 if self.is_lost else self.machine.applied_index,
             random=Random(self.random.getrandbits(64)),
         )
         self._soft_state = SoftState(Role.FOLLOWER, 0, self.core.term)
@@ -146,7 +150,7 @@ class SimNode:
         cluster.recovered(self.node_id, store.hard_state, log, store.first_index, previous_term)
         self._open_machine()
         self._follow_note()
-        self.is_lost = self.machine.applied_index < store.first_index - 1
+        self.is_lost = self._says_lost or self.machine.applied_index < store.first_index - 1
 
     def _open_machine(self) -> None:
         """The machine finds what it last flushed; or nothing, if the log has all of it, or others do."""
@@ -162,6 +166,11 @@ class SimNode:
                 application.lose_state(self.node_id)
                 world.cluster.state_lost(self.node_id)
         self.machine = application.open_machine(self.node_id)
+        self.can_snapshot = can_snapshot(self.machine)
+        self._says_lost = getattr(self.machine, "is_lost", False)
+        if self._says_lost:
+            world.cluster.state_lost(self.node_id)
+            return
         index = self.machine.applied_index
         world.counts["restarts_from_flushed_state"] += index > 0
         world.cluster.state_loaded(self.node_id, index)
@@ -172,7 +181,7 @@ class SimNode:
         note = self.installing_note
         if note is None:
             return
-        if self.machine.applied_index == note.index:
+        if not self._says_lost and self.machine.applied_index == note.index:
             self.world.counts["marks_set_at_start"] += 1
             state = self.store.hard_state
             if state.term < note.term:
@@ -196,6 +205,7 @@ class SimNode:
         waiting = self.requests.all_calls()
         self.up = False
         self.life += 1
+        world.application.crashed(self.node_id)
         self._soft_state = SoftState(Role.FOLLOWER, 0, 0)
         if power_cut:
             self._lose_power()
@@ -433,17 +443,37 @@ class SimNode:
             for entry in entries
             if entry.kind == EntryKind.COMMAND
         ]
-        results = iter(self.machine.apply(commands, entries[-1].index))
+        index = entries[-1].index
+        sliced = getattr(self.machine, "apply_sliced", None)
+        if sliced is not None:
+            self._apply_slice(entries, sliced(commands, index))
+        else:
+            self._applied(entries, self.machine.apply(commands, index))
+
+    def _apply_slice(self, entries: Sequence[Entry], work: Generator[None, None, Sequence[object]]) -> None:
+        """Go on until the machine pauses, or is done."""
+        try:
+            next(work)
+        except StopIteration as done:
+            self._applied(entries, done.value)
+        else:
+            self.later(self.delay(self.world.profile.apply_delay_max), self._apply_slice, entries, work)
+
+    def _applied(self, entries: Sequence[Entry], results: Sequence[object]) -> None:
+        self.world.application.check_applied(self.node_id, self.machine, entries, results)
+        following = iter(results)
         for entry in entries:
             if entry.kind == EntryKind.COMMAND:
                 write = self.requests.take_applied(decode_origin(entry.data))
-                result = next(results)
+                result = next(following)
                 if write is not None:
                     write.caller.write_returned(write.operation, result)
             self.world.counts["reproposals"] += self.requests.term_applied(entry.term)
         self.core.apply_done(entries[-1].index)
         profile = self.world.profile
-        if self.machine.flush_wanted() and self.random.random() < profile.snapshots.flush_share:
+        # Not only when the machine wants it: the runtime flushes so that the log can be cut, too.
+        self.machine.flush_wanted()
+        if self.random.random() < profile.snapshots.flush_share:
             self.later(self.delay(profile.write_delay_max), self._flush)
         self._applying = False
         self.apply_next()
@@ -457,8 +487,8 @@ class SimNode:
         index = self.machine.flush()
         self.world.cluster.state_flushed(self.node_id, index)
         self.world.counts["flushes"] += 1
-        snapshots = self.world.profile.snapshots
-        if snapshots.compacts and not self.dies_after("flush"):
+        compacts = self.world.profile.snapshots.compacts and self.can_snapshot
+        if compacts and not self.dies_after("flush"):
             self.later(self.random.randrange(TICK // 4), self.writer.compact, index)
 
     def _serve_reads(self) -> None:
@@ -475,7 +505,7 @@ class SimNode:
         return cast(SnapshotMachine, self.machine)
 
     def open_snapshot(self) -> SnapshotSource:
-        return self.snapshot_machine.open_snapshot()
+        return self.world.application.open_snapshot(self.node_id, self.snapshot_machine)
 
     def state_replaced(self, meta: SnapshotMeta) -> None:
         """The machine has the state of a snapshot. What its own log would have told of is skipped: also

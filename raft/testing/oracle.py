@@ -27,7 +27,7 @@ from enum import Enum
 from raft.core.types import Entry, EntryKind, LogIndex
 from raft.testing.clock import Time
 from raft.testing.invariants import Violation
-from raft.testing.machine import ABSENT, Write, WriteKind, WriteResult, decode_payload
+from raft.testing.machine import ABSENT, Origin, Write, WriteKind, WriteResult, decode_payload
 
 
 class Outcome(Enum):
@@ -49,6 +49,8 @@ class Operation:
     floor: LogIndex
     """The highest position known to be past when the call began."""
     outcome: Outcome = Outcome.OPEN
+    origin: Origin | None = None
+    """Of a write, once it has reached a node: what its entry begins with."""
 
 
 @dataclass(slots=True)

@@ -175,7 +175,7 @@ def draw_profile(random: Random) -> Profile:
         profile = _voters_come_back(profile, random)
     profile = replace(profile, snapshots=_draw_snapshots(random))
     if kind >= 0.80:
-        profile = _followers_fall_behind(profile, random)
+        profile = draw_snapshot_weather(profile, random)
     return profile
 
 
@@ -244,7 +244,7 @@ def _voters_come_back(profile: Profile, random: Random) -> Profile:
     )
 
 
-def _followers_fall_behind(profile: Profile, random: Random) -> Profile:
+def draw_snapshot_weather(profile: Profile, random: Random) -> Profile:
     """Snapshot weather: logs of a few entries, and nodes that miss many more than these."""
     core = replace(profile.core, election_timeout_ticks=random.choice((6, 10)))
     snapshots = replace(

@@ -69,7 +69,8 @@ class RequestTable:
 
     def add_write(self, operation: Operation, caller: Caller, command: bytes) -> None:
         self._sequence += 1
-        payload = encode_origin(Origin(self.run_id, self._sequence)) + command
+        operation.origin = Origin(self.run_id, self._sequence)
+        payload = encode_origin(operation.origin) + command
         self.unsent.append(PendingWrite(operation, caller, self._sequence, payload))
 
     def add_read(self, operation: Operation, caller: Caller, position: int) -> None:

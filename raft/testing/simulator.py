@@ -14,6 +14,7 @@ run, and `trace_hash`, taken over every step, tells whether two runs were the sa
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
@@ -87,8 +88,8 @@ class Simulation:
         self.profile = profile or drawn
         voters = frozenset(range(1, self.profile.voters + 1))
         self.cluster = Cluster(voters, ignored)
-        self.oracle = Oracle()
-        self.application: Application = KeyValueApplication(self.oracle, ignored)
+        self.oracle = self._make_oracle()
+        self.application: Application = self._make_application(ignored)
         self.network = VirtualNetwork(
             self.clock,
             self.split_random(),
@@ -102,8 +103,19 @@ class Simulation:
             make = plant.node if plant else SimNode
             self.nodes[node_id] = make(self, node_id, voters, plant.raft if plant else Raft)
         self._trouble = Troublemaker(self, self.network.cut, self.network.heal)
-        self._clients = [Client(self, number) for number in range(self.profile.clients)]
+        self._clients = [self._make_client(number) for number in range(self.profile.clients)]
         self._writes_before_calm = 0
+
+    # What is replicated: the simulator's own keys and values, unless a subclass has something else
+
+    def _make_oracle(self) -> Oracle:
+        return Oracle()
+
+    def _make_application(self, ignored: frozenset[str]) -> Application:
+        return KeyValueApplication(self.oracle, ignored)
+
+    def _make_client(self, number: int) -> Client:
+        return Client(self, number)
 
     # The run
 
@@ -119,7 +131,7 @@ class Simulation:
             # An assertion of the code under test, or a refusal of the log to open, is a finding too.
             where = traceback.extract_tb(error.__traceback__)[-1]
             result.violation = f"no_exception.{type(error).__name__}"
-            result.detail = f"{error} (in {where.name}, line {where.lineno})"
+            result.detail = f"{error} (in {where.name}, {os.path.basename(where.filename)}:{where.lineno})"
             self.note(0, "{}", traceback.format_exc())
         result.step, result.trace_hash = self.counts["events"], self.trace_hash
         if result.violation:

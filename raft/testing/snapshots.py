@@ -31,6 +31,7 @@ from raft.core.messages import StateRequest
 from raft.core.types import LogIndex, NodeId, SnapshotMeta
 from raft.runtime.state_machine import SnapshotChunk, SnapshotSink, SnapshotSource
 from raft.testing.clock import TICK, Time
+from raft.testing.invariants import Violation
 
 if TYPE_CHECKING:
     from raft.testing.node import SimNode
@@ -59,8 +60,10 @@ class Held:
 class Transfer:
     """One attempt. Its two ends are lives of nodes: when one of them ends, the attempt has failed."""
 
-    def __init__(self, sender: SimNode, receiver: SimNode, held: Held) -> None:
+    def __init__(self, sender: SimNode, receiver: SimNode, held: Held, *, is_late: bool = False) -> None:
+        """`is_late`: nobody wants it any more, as from a leader that does not know that it is none."""
         self.held = held
+        self.is_late = is_late
         self.sender, self.receiver = sender, receiver
         self._world = sender.world
         self._random = sender.random
@@ -89,7 +92,8 @@ class Transfer:
         self._send_next()
 
     def _send_next(self) -> None:
-        chunk = next(self._chunks, None)
+        # A chunk without data is a place to pause, and is not sent.
+        chunk = next((chunk for chunk in self._chunks if chunk.data), None)
         if chunk is None:
             self._hop(self.sender, self.receiver.receiver.take_end, self)
             self._world.clock.call_later(2 * TICK, self._watch)
@@ -176,7 +180,7 @@ class Sender:
 
     def want(self, member: NodeId, index: LogIndex = 0) -> None:
         """Send a state of at least `index`, unless one is on its way there."""
-        if member in self._sending:
+        if member in self._sending or not self._node.can_snapshot:
             return
         self._sending.add(member)
         held = self._hold(member, index)
@@ -210,8 +214,11 @@ class Sender:
         member, held = transfer.receiver.node_id, transfer.held
         node = self._node
         node.world.note(node.node_id, "has sent {} a snapshot: {}", member, outcome.value)
+        if transfer.is_late:
+            held.source.close()
+            return
         if not node.world.calm and node.random.random() < node.world.profile.snapshots.send_again:
-            # Nobody wants it any more: it comes late, as from a leader that does not know that it is none.
+            del self._held[member]
             node.later(node.random.randrange(20 * TICK), self._send_again, member, held)
         elif outcome in (Outcome.BROKEN, Outcome.BUSY):
             keep = int(node.random.random() * node.world.profile.snapshots.keep_ticks_max * TICK)
@@ -221,7 +228,7 @@ class Sender:
         self._finish_later(member, outcome)
 
     def _send_again(self, member: NodeId, held: Held) -> None:
-        Transfer(self._node, self._node.world.nodes[member], held).start()
+        Transfer(self._node, self._node.world.nodes[member], held, is_late=True).start()
 
     def _finish_later(self, member: NodeId, outcome: Outcome) -> None:
         """Tell the core; after a failure not before a pause, for it will want the next one at once."""
@@ -392,6 +399,9 @@ class Receiver:
         node, meta = self._node, incoming.meta
         node.world.cluster.state_restored(node.node_id, meta.index)
         node.snapshot_machine.restore(incoming.sink, meta.index)
+        if node.machine.applied_index != meta.index:
+            at = node.machine.applied_index
+            raise Violation("restored_index", f"node {node.node_id} is at {at} by a snapshot of {meta.index}")
         node.world.application.check_state(node.node_id, node.machine, "a restored state")
         node.state_replaced(meta)
         node.world.note(node.node_id, "has the state of {} now", meta.index)

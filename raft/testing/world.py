@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from raft.core.config import Config
 from raft.core.messages import Message
-from raft.core.types import LogIndex, NodeId, Term
-from raft.runtime.state_machine import StateMachine
+from raft.core.types import Entry, LogIndex, NodeId, Term
+from raft.runtime.state_machine import SnapshotMachine, SnapshotSource, StateMachine
 from raft.testing.clock import Time, VirtualClock
 from raft.testing.cluster import Cluster
 from raft.testing.network import VirtualNetwork
@@ -46,6 +47,18 @@ class Application(Protocol):
         """Raise Violation if the machine has not what the log gives at its applied index. `what`: how
         it came to its state."""
         ...
+
+    def crashed(self, node_id: NodeId) -> None:
+        """The node's process has ended, between any two calls of its machine."""
+        ...
+
+    def check_applied(
+        self, node_id: NodeId, machine: StateMachine, entries: Sequence[Entry], results: Sequence[object]
+    ) -> None:
+        """Raise Violation if `results` of the commands among `entries` are not what they should be."""
+        ...
+
+    def open_snapshot(self, node_id: NodeId, machine: SnapshotMachine) -> SnapshotSource: ...
 
     def read(self, machine: StateMachine, key: int) -> int:
         """Answer a client's read."""

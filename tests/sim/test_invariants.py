@@ -185,6 +185,14 @@ def dropped_is_flushed() -> None:
     cluster.compaction_durable(1, 3)
 
 
+def flushed_state_survives() -> None:
+    cluster = cluster_with(1, 1)
+    cluster.state_flushed(1, 2)
+    cluster.crashed(1)
+    cluster.recovered(1, HardState(1), log_of(1, 1))
+    cluster.state_loaded(1, 1)
+
+
 def state_is_within_log() -> None:
     cluster_with(1, 1).state_flushed(1, 3)
 
@@ -225,6 +233,7 @@ BREAKERS: dict[str, Callable[[], None]] = {
         applied_in_order_once,
         dropped_is_committed,
         dropped_is_flushed,
+        flushed_state_survives,
         state_is_within_log,
         snapshot_is_committed,
         restore_goes_forward,
