@@ -45,7 +45,8 @@ from raft.transport.snapshot_codec import (
 logger = logging.getLogger(__name__)
 
 RETRY_S_MAX = 30.0
-"""Pauses after failures in a row double up to this."""
+"""Pauses after failures in a row double up to this. An attempt that broke off on its way is the first of its
+row: the log is kept for it, and each attempt brings it further."""
 
 _FINAL = frozenset({Outcome.INSTALLED, Outcome.NOT_NEEDED})
 
@@ -53,7 +54,7 @@ _FINAL = frozenset({Outcome.INSTALLED, Outcome.NOT_NEEDED})
 class _Held:
     """A state that is being sent, or waits to be sent on."""
 
-    __slots__ = ("expiry", "kept_until_s", "meta", "sent", "snapshot_id", "source")
+    __slots__ = ("expiry", "has_moved", "kept_until_s", "meta", "sent", "snapshot_id", "source")
 
     def __init__(self, source: SnapshotSource, meta: SnapshotMeta, kept_until_s: float) -> None:
         self.source = source
@@ -63,6 +64,8 @@ class _Held:
         self.snapshot_id = secrets.randbits(64) or 1
         self.sent: list[tuple[int, int]] = [(0, 0)]
         """Of each piece, from the beginning: the bytes up to its end, and a checksum of its position."""
+        self.has_moved = False
+        """Whether a piece has left in this attempt."""
         self.expiry: asyncio.TimerHandle | None = None
 
 
@@ -124,6 +127,10 @@ class SnapshotSender:
                 self._last_failure.pop(node_id, None)
                 self._let_go(node_id)
             else:
+                held = self._held.get(node_id)
+                if outcome is None and held is not None and held.has_moved:
+                    self._failures.pop(node_id, None)
+                    held.has_moved = False
                 if outcome is not None and outcome is not Outcome.BUSY:
                     self._let_go(node_id)
                 self._let_go_later(node_id)
@@ -230,6 +237,7 @@ class SnapshotSender:
             async with asyncio.timeout(self._config.snapshot_stall_s):
                 await pipe.send(frame)
             held.kept_until_s = clock() + self._config.snapshot_keep_s
+            held.has_moved = True
             self._stats.snapshot_bytes_sent += len(chunk.data)
             due_s = len(chunk.data) / self._config.snapshot_bytes_per_s_max
             await asyncio.sleep(max(worked_s, due_s - (clock() - sending_s)))
