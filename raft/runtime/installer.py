@@ -147,13 +147,18 @@ class Installer:
         self._phase = _Phase.FINISHING
 
     def poll(self) -> None:
-        """To be called whenever the applier may have come to rest."""
+        """To be called whenever the applier may have come to rest, or the log has grown."""
         if self._phase is not _Phase.FINISHING or not (self.is_lost or self._applier.is_idle):
+            return
+        meta = self._meta
+        assert meta is not None
+        if not self._replaces_log and self._log.last_index < meta.index:
+            # The core has the entries, the disk not yet. After a crash the state would be ahead of the log.
             return
         self._phase = _Phase.SWITCHING
         self._applier.is_waiting = True
-        meta, sink, notes, replaces_log = self._meta, self._sink, self._notes, self._replaces_log
-        assert meta is not None and sink is not None
+        sink, notes, replaces_log = self._sink, self._notes, self._replaces_log
+        assert sink is not None
 
         def switch() -> None:
             if replaces_log:

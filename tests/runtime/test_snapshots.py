@@ -20,6 +20,7 @@ from raft.transport.memory import DROP
 
 from .cluster import Cluster, until
 from .machines import Shelf, ShelfMachine
+from .workers import HeldWorker
 
 
 @pytest.fixture(autouse=True)
@@ -275,6 +276,46 @@ async def test_a_lost_state_is_asked_for_though_the_log_is_whole(tmp_path: Path)
         await node.read_barrier(timeout_s=20)
         await cluster.same_everywhere()
         assert node.stats.log_compactions == 0 or node.status().flushed_index > 0
+
+
+async def test_a_lost_state_waits_for_the_disk_of_the_log_that_goes_on_behind_it(tmp_path: Path) -> None:
+    """The core has an entry before the disk has it. A state at that entry, and a crash: the state would be
+    ahead of its log, which looks like data directories that were mixed up (found by the simulator)."""
+    async with Shelves(tmp_path) as cluster:
+        assert cluster.network is not None
+        await cluster.cut(1, 60)
+        victim = await cluster.a_follower()
+        await cluster.stop(victim)
+        shelf = cluster.shelves[victim] = Shelf()
+        workers: list[HeldWorker] = []
+
+        def make_worker(name: str) -> HeldWorker:
+            workers.append(HeldWorker(name))
+            return workers[-1]
+
+        cluster.network.pipe_fault = lambda _, to, __: to == victim
+        machine = cluster.machines[victim] = cluster.make_machine(victim)
+        node = cluster.nodes[victim] = await Node.start(
+            cluster.config(victim),
+            machine,
+            transport=cluster.network.transport(victim),
+            make_worker=make_worker,
+        )
+        await until(
+            lambda: node.status().last_index == cluster.nodes[1].status().last_index, "it has the log"
+        )
+        workers[0].held = True
+        durable_index = node.status().last_index
+        await cluster.add(10, cluster.nodes[1])
+        await until(lambda: node.status().last_index >= durable_index + 10, "it has the entries")
+        cluster.network.pipe_fault = None
+        await until(lambda: node.stats.snapshots_received, "it came in whole")
+        turns = node.stats.turns
+        await until(lambda: node.stats.turns > turns + 20, "some turns")
+        assert shelf.commits == 0
+        workers[0].held = False
+        await cluster.same_everywhere()
+        assert shelf.commits == 1
 
 
 async def test_a_state_that_says_that_it_is_lost_is_asked_for_from_the_beginning(tmp_path: Path) -> None:
