@@ -8,13 +8,13 @@ VirtualNetwork and PowerCutDisk (over raft.storage's MemoryDisk) know nothing of
 Cluster (the invariants) and Oracle (the clients' view) can judge any other run that feeds them.
 """
 
-from raft.testing.check import CheckFailed, check
 from raft.testing.clock import TICK, VirtualClock
 from raft.testing.cluster import Cluster
 from raft.testing.disk import PowerCut, PowerCutDisk
 from raft.testing.invariants import Violation
 from raft.testing.network import VirtualNetwork
 from raft.testing.oracle import Oracle
+from raft.testing.own_machine import CheckFailed, check
 from raft.testing.plants import PLANTS, Plant
 from raft.testing.profile import CoreSettings, NetworkFaults, Profile, draw_profile
 from raft.testing.simulator import STEPS, Result, Simulation, run_seed

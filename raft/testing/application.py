@@ -16,14 +16,15 @@ class KeyValueApplication:
 
     is_durable = False
 
-    def __init__(self, oracle: Oracle, ignored: frozenset[str] = frozenset()) -> None:
-        """`ignored`: as for Cluster."""
+    def __init__(self, oracle: Oracle, chunk_bytes: int, ignored: frozenset[str] = frozenset()) -> None:
+        """`chunk_bytes`: of a snapshot. `ignored`: as for Cluster."""
         self._oracle = oracle
+        self._chunk_bytes = chunk_bytes
         self._ignored = ignored
         self._shelves: dict[NodeId, Shelf] = {}
 
     def open_machine(self, node_id: NodeId) -> StateMachine:
-        return KeyValueMachine(self._shelves.setdefault(node_id, Shelf()))
+        return KeyValueMachine(self._shelves.setdefault(node_id, Shelf()), self._chunk_bytes)
 
     def lose_state(self, node_id: NodeId) -> None:
         self._shelves[node_id] = Shelf()

@@ -135,6 +135,8 @@ class Troublemaker:
         if number == self._partition:
             self._heal()
             self._world.note(0, "all links are mended")
+            if self._world.profile.snapshots.unasked_ticks and not self._world.calm:
+                self._send_to_the_deposed()
 
     def _halves(self, ids: list[NodeId]) -> list[Link]:
         """Two groups that do not hear each other; sometimes one node hears both (a bridge)."""
@@ -192,6 +194,15 @@ class Troublemaker:
         sender, receiver = self._random.choice(self._all()), self._random.choice(self._all())
         if sender is not receiver and sender.up and not sender.paused:
             sender.sender.want(receiver.node_id)
+
+    def _send_to_the_deposed(self) -> None:
+        """A log has grown apart, and its node does not know yet: let it hear of it by a snapshot."""
+        nodes = [node for node in self._all() if node.up and not node.paused]
+        term = max((node.core.term for node in nodes), default=0)
+        newest = [node for node in nodes if node.core.term == term]
+        for node in nodes:
+            if node not in newest:
+                self._random.choice(newest).sender.want(node.node_id)
 
     def _all(self) -> list[SimNode]:
         return [self._world.nodes[node_id] for node_id in sorted(self._world.nodes)]

@@ -22,7 +22,7 @@ _PAIR = struct.Struct("<QQ")
 ORIGIN_BYTES = _ORIGIN.size
 
 CHUNK_BYTES = 8
-"""Of a snapshot: one of three keys goes in eight pieces."""
+"""Of a snapshot, if nothing else is asked for: one of three keys goes in eight pieces."""
 
 ABSENT = 0
 """The value of a key that was never written."""
@@ -98,8 +98,9 @@ class Shelf:
 class KeyValueMachine:
     """A SnapshotMachine in memory, durable on its shelf."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: Shelf, chunk_bytes: int = CHUNK_BYTES) -> None:
         self._shelf = shelf
+        self._chunk_bytes = chunk_bytes
         self.state: dict[int, int] = dict(shelf.state)
         self._applied_index = shelf.index
 
@@ -133,7 +134,7 @@ class KeyValueMachine:
         """Nothing is held."""
 
     def open_snapshot(self) -> KeyValueSource:
-        return KeyValueSource(self.state, self._applied_index)
+        return KeyValueSource(self.state, self._applied_index, self._chunk_bytes)
 
     def begin_restore(self) -> KeyValueSink:
         return KeyValueSink(self._shelf)
@@ -148,15 +149,16 @@ class KeyValueMachine:
 class KeyValueSource:
     """A state on its way out: its bytes in pieces so small that even two keys are a long way."""
 
-    def __init__(self, state: dict[int, int], index: LogIndex) -> None:
+    def __init__(self, state: dict[int, int], index: LogIndex, chunk_bytes: int = CHUNK_BYTES) -> None:
         self.index = index
+        self._chunk_bytes = chunk_bytes
         pairs = [_PAIR.pack(*pair) for pair in sorted(state.items())]
         self._data = _STATE.pack(index, len(pairs)) + b"".join(pairs)
 
     def chunks(self, after: bytes | None) -> Iterator[SnapshotChunk]:
         start = int.from_bytes(after, "little") if after is not None else 0
-        for begin in range(start, len(self._data), CHUNK_BYTES):
-            end = min(begin + CHUNK_BYTES, len(self._data))
+        for begin in range(start, len(self._data), self._chunk_bytes):
+            end = min(begin + self._chunk_bytes, len(self._data))
             yield SnapshotChunk(self._data[begin:end], end.to_bytes(4, "little"))
 
     def close(self) -> None:

@@ -71,12 +71,8 @@ class VirtualNetwork:
             self._clock.call_later(self._delay(message), self._arrive, message)
 
     def hop_delay(self) -> Time:
-        """Draw how long something takes that is no message, and keeps its own order."""
-        faults, random = self.faults, self._random
-        delay = random.randrange(faults.delay_min, faults.delay_max + 1)
-        if faults.slow and random.random() < faults.slow:
-            delay += random.randrange(faults.slow_max)
-        return delay
+        """Draw how long something takes that is no message, and has a stream of its own."""
+        return self._random.randrange(self.faults.delay_min, self.faults.delay_max + 1)
 
     def _delay(self, message: Message) -> Time:
         faults, random = self.faults, self._random

@@ -65,6 +65,8 @@ class SnapshotSettings:
     compaction, or a piece that came in."""
     lose_state: float = 0.0
     """Probability that a restarted node whose log begins late finds no state."""
+    chunk_bytes: int = 8
+    """Of the simulator's own machine: 8 makes many pieces of a state of some keys, 100 one."""
     piece_delay_max: Time = 0
     """How long a piece may take besides the links' own delay: a snapshot can be overtaken."""
     break_piece: float = 0.0
@@ -176,6 +178,8 @@ def draw_profile(random: Random) -> Profile:
     profile = replace(profile, snapshots=_draw_snapshots(random))
     if kind >= 0.80:
         profile = draw_snapshot_weather(profile, random)
+    elif kind >= 0.75:
+        profile = _logs_grow_apart(profile, random)
     return profile
 
 
@@ -246,19 +250,34 @@ def _voters_come_back(profile: Profile, random: Random) -> Profile:
 
 def draw_snapshot_weather(profile: Profile, random: Random) -> Profile:
     """Snapshot weather: logs of a few entries, and nodes that miss many more than these."""
-    core = replace(profile.core, election_timeout_ticks=random.choice((6, 10)))
+    core = replace(
+        profile.core,
+        election_timeout_ticks=random.choice((6, 10)),
+        # Without it a leader that is cut off goes on, and its log grows apart.
+        check_quorum=random.random() < 0.5,
+    )
+    # Messages that are late or lost where snapshots, in streams of their own, are not.
+    network = replace(
+        profile.network,
+        delay_min=10,
+        delay_max=random.choice((100, 500)),
+        drop=random.choice((0.0, 0.2)),
+        slow=random.choice((0.0, 0.3)),
+        slow_max=5 * TICK,
+    )
     snapshots = replace(
         _draw_snapshots(random),
         compacts=True,
         segment_bytes=1024,
         log_bytes_max=random.choice((0, 0, 2000)),
+        unasked_ticks=random.choice((0.0, 3.0)),
         flush_share=random.choice((0.3, 1.0)),
     )
     return replace(
         profile,
         voters=random.choice((3, 3, 5)),
         core=core,
-        network=replace(profile.network, delay_min=10, delay_max=random.choice((100, 500)), drop=0.0),
+        network=network,
         write_delay_max=TICK // 10,
         apply_delay_max=TICK // 10,
         crash_ticks=random.choice((0.0, 30.0)),
@@ -269,10 +288,41 @@ def draw_snapshot_weather(profile: Profile, random: Random) -> Profile:
         down_ticks_max=random.choice((2.0, 30.0)),
         clients=random.choice((3, 6)),
         think_ticks_max=random.choice((0.3, 1.0)),
-        timeout_ticks=random.choice((20.0, 200.0, 200.0)),
+        timeout_ticks=random.choice((6.0, 20.0, 200.0, 200.0)),
         nudge_ticks=random.choice((0.0, 8.0, 15.0)),
         read_share=random.choice((0.2, 0.4)),
         padding_bytes_max=random.choice((40, 400)),
+        snapshots=snapshots,
+    )
+
+
+def _logs_grow_apart(profile: Profile, random: Random) -> Profile:
+    """Conflict weather: a leader that is cut off appends on and on, and the first that it hears of its
+    successor is a snapshot that ends in the middle of its log."""
+    core = replace(profile.core, election_timeout_ticks=6, check_quorum=False)
+    network = replace(
+        profile.network, delay_min=10, delay_max=60, drop=0.0, slow=0.4, slow_max=4 * TICK, in_order=True
+    )
+    snapshots = replace(
+        profile.snapshots, chunk_bytes=100, piece_delay_max=1, break_piece=0.0, unasked_ticks=2.0
+    )
+    return replace(
+        profile,
+        voters=random.choice((3, 5)),
+        core=core,
+        network=network,
+        write_delay_max=TICK // 20,
+        apply_delay_max=TICK // 20,
+        crash_ticks=0.0,
+        crash_at_moment=0.0,
+        cut_at_moment=random.choice((0.05, 0.2)),
+        partition_ticks=0.0,
+        partition_length_ticks=30.0,
+        pause_ticks=0.0,
+        clients=6,
+        think_ticks_max=0.3,
+        timeout_ticks=3.0,
+        read_share=0.1,
         snapshots=snapshots,
     )
 
@@ -285,6 +335,7 @@ def _draw_snapshots(random: Random) -> SnapshotSettings:
         log_bytes_max=random.choice((0, 0, 4 * 1024, 24 * 1024)),
         crash_at_step=random.choice((0.0, 0.0, 0.05, 0.2)),
         lose_state=random.choice((0.0, 0.0, 0.1, 0.5)),
+        chunk_bytes=random.choice((8, 100)),
         piece_delay_max=random.choice((1, TICK // 10, TICK, 6 * TICK)),
         break_piece=random.choice((0.0, 0.0, 0.05, 0.3)),
         keep_ticks_max=random.choice((0.0, 10.0, 40.0)),

@@ -112,7 +112,7 @@ class Simulation:
         return Oracle()
 
     def _make_application(self, ignored: frozenset[str]) -> Application:
-        return KeyValueApplication(self.oracle, ignored)
+        return KeyValueApplication(self.oracle, self.profile.snapshots.chunk_bytes, ignored)
 
     def _make_client(self, number: int) -> Client:
         return Client(self, number)

@@ -13,7 +13,7 @@ from raft.storage.memory_disk import MemoryDisk
 from raft.testing.clock import VirtualClock
 from raft.testing.counts import new_counts
 from raft.testing.disk import PowerCut, PowerCutDisk
-from raft.testing.machine import Origin, Write, WriteKind
+from raft.testing.machine import KeyValueMachine, KeyValueSource, Origin, Shelf, Write, WriteKind
 from raft.testing.network import VirtualNetwork
 from raft.testing.oracle import Operation
 from raft.testing.profile import NetworkFaults
@@ -118,6 +118,45 @@ def test_the_power_fails_at_the_armed_operation_and_stays_off() -> None:
     disk.disarm()
     file.sync_data()
     assert file.read_at(9, 0) == b"x"
+
+
+def test_a_state_goes_in_pieces_from_any_of_them() -> None:
+    state = {1: 100, 2: 200, 3: 300}
+    chunks = list(KeyValueSource(state, 7).chunks(None))
+    assert len(chunks) > 5
+    for number, chunk in enumerate(chunks, 1):
+        assert list(KeyValueSource(state, 7).chunks(chunk.position)) == chunks[number:]
+    shelf = Shelf()
+    machine = KeyValueMachine(shelf)
+    sink = machine.begin_restore()
+    for chunk in chunks:
+        sink.write(chunk.data)
+    sink.finish()
+    assert shelf.index == 0
+    sink.commit()
+    assert machine.applied_index == 0
+    machine.restore(sink, 7)
+    assert (machine.state, machine.applied_index) == (state, 7)
+    assert KeyValueMachine(shelf).state == state
+
+
+def test_half_a_state_is_none() -> None:
+    sink = KeyValueMachine(Shelf()).begin_restore()
+    for chunk in list(KeyValueSource({1: 100}, 7).chunks(None))[:-1]:
+        sink.write(chunk.data)
+        with pytest.raises(ValueError, match=r"state|bytes"):
+            sink.finish()
+    with pytest.raises(AssertionError):
+        sink.commit()
+
+
+def test_what_a_snapshot_skips_is_given_up() -> None:
+    """Whatever was sent in its last term, or before: it may be in it."""
+    table, operation = table_with_one()
+    table.mark_sent(Proposed(3, 10, 0))
+    assert table.skipped(2) == []
+    assert [write.operation for write in table.skipped(3)] == [operation]
+    assert table.term_applied(4) == 0 and not table.sent
 
 
 def test_a_power_cut_is_no_exception_that_code_could_catch() -> None:
