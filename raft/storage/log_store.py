@@ -278,7 +278,7 @@ class LogStore:
         """
         meta = SnapshotMeta(index, term, Membership())
         # The term came with the leader who sent the snapshot, and was to be written with the mark.
-        newer = HardState(term, 0, self._hard_state.commit_index) if term > self._hard_state.term else None
+        newer = HardState(term, 0, index) if term > self._hard_state.term else None
         append = StorageAppend((), newer, True, (), StorageAppendDone(0, 0, 0), meta)
         self.write([append])
         self.publish(append)
@@ -374,7 +374,8 @@ class LogStore:
             # Whatever the segment that is being written holds does not count any more either.
             through = self._generation - 1
             self._written = TermRuns(index, term)
-        self._hard_state = state._replace(commit_index=max(state.commit_index, index))
+        # Not as far as the append commits: that may be entries of its own, which are written behind the mark.
+        self._hard_state = state._replace(commit_index=max(self._hard_state.commit_index, index))
         mark = SnapshotMark(through, index, term, last if keeps_entries else index)
         dropped = Dropped(through, index + 1, term, is_snapshot=True, keeps_entries=keeps_entries)
         self._write_drop(RecordType.SNAPSHOT_MARK, encode_snapshot_mark(mark), dropped)

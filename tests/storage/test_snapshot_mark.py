@@ -88,6 +88,15 @@ def test_a_snapshot_at_the_last_entry(disk):
     assert image(log) == expected and image(open_log(disk)) == expected
 
 
+def test_entries_that_come_with_the_snapshot_may_be_committed_already(disk):
+    """What the leader sent behind it was stepped before the Ready was taken (a seed of the simulator)."""
+    log = filled(disk)
+    append = make_append(make_entries(101, 4, term=5), HardState(5, 0, 103), snapshot=(100, 4))
+    write(log, append)
+    expected = Image(tuple(make_entries(101, 4, term=5)), HardState(5, 0, 103), 101, 4)
+    assert image(log) == expected and image(open_log(disk)) == expected
+
+
 def test_a_snapshot_for_an_empty_log(disk):
     """A new member's first."""
     log = open_log(disk)
@@ -157,7 +166,8 @@ def test_reset_at_start_ends_an_install_that_a_crash_interrupted(disk):
     filled(disk)
     log = open_log(disk)
     log.reset(90, 4)
-    assert image(log) == Image((), HardState(2, 0, 90), 91, 4)
+    # The term was to be written with the mark: without it the log would be newer than its term.
+    assert image(log) == Image((), HardState(4, 0, 90), 91, 4)
     log.close()
     again = open_log(disk)
     assert again.first_index == 91 and again.term(90) == 4
