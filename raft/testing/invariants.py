@@ -236,6 +236,9 @@ def synced_state_survives(
         if append.snapshot is not None:
             log = list(cluster.with_snapshot(log, append.snapshot))
             first_low = first_high = append.snapshot.index + 1
+            # The mark is a write of its own, before the entries that come with it.
+            if log == found and state[:2] == hard_state[:2] and first_index == first_low:
+                return
         if append.entries:
             log[append.entries[0].index :] = append.entries
 

@@ -180,6 +180,8 @@ def draw_profile(random: Random) -> Profile:
         profile = draw_snapshot_weather(profile, random)
     elif kind >= 0.75:
         profile = _logs_grow_apart(profile, random)
+    elif kind >= 0.71:
+        profile = _states_are_lost(profile, random)
     return profile
 
 
@@ -271,6 +273,7 @@ def draw_snapshot_weather(profile: Profile, random: Random) -> Profile:
         segment_bytes=1024,
         log_bytes_max=random.choice((0, 0, 2000)),
         unasked_ticks=random.choice((0.0, 3.0)),
+        lose_state=random.choice((0.0, 0.1, 0.5, 0.5)),
         flush_share=random.choice((0.3, 1.0)),
     )
     return replace(
@@ -278,7 +281,7 @@ def draw_snapshot_weather(profile: Profile, random: Random) -> Profile:
         voters=random.choice((3, 3, 5)),
         core=core,
         network=network,
-        write_delay_max=TICK // 10,
+        write_delay_max=random.choice((TICK // 10, TICK // 10, 2 * TICK)),
         apply_delay_max=TICK // 10,
         crash_ticks=random.choice((0.0, 30.0)),
         crash_at_moment=0.0,
@@ -325,6 +328,21 @@ def _logs_grow_apart(profile: Profile, random: Random) -> Profile:
         read_share=0.1,
         snapshots=snapshots,
     )
+
+
+def _states_are_lost(profile: Profile, random: Random) -> Profile:
+    """Lost states, and logs on disks so slow that a state comes in before its entries are durable."""
+    profile = draw_snapshot_weather(profile, random)
+    snapshots = replace(
+        profile.snapshots,
+        lose_state=0.5,
+        crash_at_step=random.choice((0.0, 0.1)),
+        chunk_bytes=100,
+        piece_delay_max=1,
+        break_piece=0.0,
+        looks_at_header=True,
+    )
+    return replace(profile, crash_ticks=20.0, write_delay_max=2 * TICK, snapshots=snapshots)
 
 
 def _draw_snapshots(random: Random) -> SnapshotSettings:
