@@ -152,8 +152,10 @@ class Installer:
             return
         meta = self._meta
         assert meta is not None
-        if not self._replaces_log and self._log.last_index < meta.index:
-            # The core has the entries, the disk not yet. After a crash the state would be ahead of the log.
+        if not self._replaces_log and self._core.log.stable_index < meta.index:
+            # The core has the entries, the disk not yet. After a crash the state would be ahead of the log;
+            # or, where the disk is as long but its end was replaced, an entry that never was committed
+            # would be taken for the one that the state ends with.
             return
         self._phase = _Phase.SWITCHING
         self._applier.is_waiting = True
