@@ -81,15 +81,20 @@ class SnapshotSender:
         config: NodeConfig,
         transport: Transport,
         stats: NodeStats,
+        is_lost: Callable[[], bool],
         ended: Callable[[NodeId], None],
     ) -> None:
-        """`ended` is told when an attempt is over, well or not; after a failure only after a pause."""
+        """`log`: as the core sees it, which knows of a snapshot that is being put in the log's place. The log
+        on disk may have another entry at that index for a while, of another term. `is_lost`: whether the
+        state here is not to be believed. `ended` is told when an attempt is over, well or not; after a
+        failure only after a pause."""
         self._machine = machine
         self._log = log
         self._membership = membership
         self._config = config
         self._transport = transport
         self._stats = stats
+        self._is_lost = is_lost
         self._ended = ended
         self._tasks: dict[NodeId, asyncio.Task[None]] = {}
         self._held: dict[NodeId, _Held] = {}
@@ -169,7 +174,7 @@ class SnapshotSender:
             # Too old, or what follows it is gone: the member would need another one right after it.
             self._let_go(node_id)
         applied_index = self._machine.applied_index
-        if applied_index < max(index, 1):
+        if self._is_lost() or applied_index < max(index, 1):
             return None
         try:
             term = self._log.term(applied_index)

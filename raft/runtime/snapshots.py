@@ -84,11 +84,12 @@ class Snapshots:
         )
         self._sender = SnapshotSender(
             machine,
-            log=log,
+            log=core.log,
             membership=membership,
             config=config,
             transport=transport,
             stats=stats,
+            is_lost=lambda: self.is_lost,
             ended=self._ended,
         )
         self._others = sorted(membership.members - {core.node_id})

@@ -57,6 +57,7 @@ class Sender(SnapshotSender):
             config=NodeConfig(data_dir="unused", node_id=1, cluster_id=1, members=members),
             transport=self,  # type: ignore[arg-type]
             stats=NodeStats(),
+            is_lost=lambda: False,
             ended=lambda node_id: None,
         )
         self.scripts = scripts

@@ -9,18 +9,11 @@ from raft.core.messages import AppendEntries, Message
 from raft.transport.memory import DROP
 
 from .cluster import until
-from .machines import Shelf
+from .machines import Shelf, ShelfMachine
 from .test_snapshots import Shelves, nothing_left_behind
 from .workers import HeldWorker
 
 __all__ = ["nothing_left_behind"]
-
-
-def lead(cluster: Shelves, node_id: int) -> None:
-    node = cluster.nodes[node_id]
-    assert node._parts.core is not None and node._driver is not None
-    node._parts.core.campaign()
-    node._driver.wake()
 
 
 async def test_a_lost_state_does_not_go_before_what_replaces_the_end_of_its_log(tmp_path: Path) -> None:
@@ -39,9 +32,8 @@ async def test_a_lost_state_does_not_go_before_what_replaces_the_end_of_its_log(
         await until(lambda: cluster.nodes[1].status().last_index == length, "entries that nobody else has")
         await cluster.stop(1)
         assert all(future.exception() for future in tail)
-        lead(cluster, 2)
-        await until(lambda: cluster.nodes[2].status().role.value == "leader", "another leader")
-        await cluster.add(10, cluster.nodes[2])
+        leader = cluster.nodes[await cluster.leader()]
+        await cluster.add(10, leader)
         shelf = cluster.shelves[1] = Shelf()
         workers: list[HeldWorker] = []
 
@@ -58,9 +50,9 @@ async def test_a_lost_state_does_not_go_before_what_replaces_the_end_of_its_log(
         node = cluster.nodes[1] = await Node.start(
             cluster.config(1), machine, transport=network.transport(1), make_worker=make_worker
         )
-        assert node.status().last_index == length > cluster.nodes[2].status().last_index
+        assert node.status().last_index == length > leader.status().last_index
         network.heal()
-        await until(lambda: node.status().leader == 2, "it follows")
+        await until(lambda: node.status().leader == leader.node_id, "it follows")
         await until(lambda: node.stats.log_writes, "the term is written")
         workers[0].held = True
         network.fault = None
@@ -74,3 +66,84 @@ async def test_a_lost_state_does_not_go_before_what_replaces_the_end_of_its_log(
         assert commits == 0
         await cluster.same_everywhere()
         assert shelf.commits == 1
+
+
+async def test_what_is_sent_in_the_middle_of_an_install_has_the_term_of_its_last_entry(
+    tmp_path: Path,
+) -> None:
+    """The state is that of the snapshot, the log on disk still the old one, with an entry at that index that
+    was never committed. Its term, given to another member, would begin that member's log: no leader's entry
+    would ever fit behind it."""
+    async with Shelves(tmp_path, size=5) as cluster:
+        network = cluster.network
+        assert network is not None
+        await cluster.add(20)
+        await cluster.applied_everywhere()
+        network.isolate(1, [2, 3, 4, 5])
+        tail = [cluster.nodes[1].propose_nowait(b"add nowhere 1", timeout_s=60) for _ in range(400)]
+        length = cluster.nodes[1].status().last_index + 400
+        await until(lambda: cluster.nodes[1].status().last_index == length, "entries that nobody else has")
+        log = cluster.nodes[1]._parts.log
+        assert log is not None
+        await until(lambda: log.last_index == length, "on its disk")
+        await cluster.stop(1)
+        assert all(future.exception() for future in tail)
+        leader = await cluster.leader()
+        # As many entries as it takes for the log to lose what node 1 needs, and fewer than node 1 has.
+        while cluster.nodes[leader].status().first_index <= 30:
+            cluster.machine(leader).wants_flush = True
+            await cluster.add(20, cluster.nodes[leader])
+        assert cluster.nodes[leader].status().last_index < length
+        workers: list[HeldWorker] = []
+
+        def make_worker(name: str) -> HeldWorker:
+            workers.append(HeldWorker(name))
+            return workers[-1]
+
+        network.pipe_fault = lambda _, to, __: to == 1
+        machine = cluster.machines[1] = cluster.make_machine(1)
+        node = cluster.nodes[1] = await Node.start(
+            cluster.config(1), machine, transport=network.transport(1), make_worker=make_worker
+        )
+        network.heal()
+        await until(lambda: cluster.nodes[leader].stats.snapshots_failed, "it is to be sent a state")
+        workers[0].held = True
+        network.pipe_fault = None
+        await until(lambda: cluster.machine(1).restores, "the state is there, the log is not")
+        assert node.status().applied_index < machine.applied_index <= length
+        assert node._driver is not None and node._driver.snapshots is not None
+        held = node._driver.snapshots._sender._hold(leader, 1)
+        workers[0].held = False
+        assert held is None or held.meta.term == cluster.nodes[leader].status().term
+        await cluster.same_everywhere()
+
+
+async def test_a_state_that_is_lost_is_sent_to_nobody(tmp_path: Path) -> None:
+    """It says that it is not that of its index, and another member would take it for the truth."""
+    async with Shelves(tmp_path) as cluster:
+        for i in cluster.members:
+            await cluster.cut(i, 60)
+        await cluster.applied_everywhere()
+        assert cluster.network is not None
+        for i in (2, 3):
+            await cluster.stop(i)
+        index, sums, count = cluster.shelves[2].state
+        cluster.shelves[2].state = (index, {"wrong": 1, **sums}, count + 1)
+        cluster.shelves[3].state = (0, {}, 0)
+        make = cluster.make_machine
+
+        def lost(node_id: int) -> ShelfMachine:
+            machine = make(node_id)
+            assert isinstance(machine, ShelfMachine)
+            machine.is_lost = True
+            return machine
+
+        cluster.make_machine = lost
+        cluster.network.pipe_fault = lambda sender, to, frame: 1 in (sender, to)
+        for i in (2, 3):
+            await cluster.start(i)
+        asked, asker = cluster.nodes[2], cluster.machine(3)
+        await until(lambda: asked.stats.snapshots_failed or asker.restores, "one was asked by the other")
+        assert not asker.restores
+        cluster.network.pipe_fault = None
+        await cluster.same_everywhere()
