@@ -210,12 +210,16 @@ class Leadership:
             self._send_append(reply.sender, even_if_empty=True)
             self.wants_pump = True
 
-    def snapshot_finished(self, member: NodeId) -> None:
-        """The sending of a snapshot has ended. Whether it is installed, the next probe finds out; if
-        not, that probe finds again that the log does not reach, and wants another."""
+    def snapshot_finished(self, member: NodeId, index: LogIndex) -> None:
+        """The sending of a snapshot has ended; by its own word the member has everything through `index`.
+
+        Its acknowledgement may be lost or late: it travels another way. A probe from where it stood before
+        would find that the log does not reach, and want the next snapshot, though nothing is missing. So it
+        goes out behind `index`. It is a probe all the same: what the member answers to it counts.
+        """
         progress = self.progress.get(member)
         if progress is not None and progress.flow is Flow.SNAPSHOT:
-            progress.become_probe()
+            progress.become_probe(min(index, self._log.last_index))
             self.wants_pump = True
 
     def own_stable(self) -> None:

@@ -53,10 +53,10 @@ class Progress:
         self.is_active = False
         """Heard from since the last check-quorum."""
 
-    def become_probe(self) -> None:
-        """Doubt the position: go back to the last known one."""
+    def become_probe(self, supposed_index: LogIndex = 0) -> None:
+        """Doubt the position: go back to the last known one, or to `supposed_index` if that is later."""
         self.flow = Flow.PROBE
-        self.next_index = self.match_index + 1
+        self.next_index = max(self.match_index, supposed_index) + 1
         self.sent_commit = min(self.sent_commit, self.match_index)
         self.paused = False
         self.inflights.reset()

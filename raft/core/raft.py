@@ -444,10 +444,11 @@ class Raft(Machine):
         self.log.state_restored(index)
         self._release_applies(index)
 
-    def snapshot_finished(self, node_id: NodeId) -> None:
-        """Sending a snapshot to `node_id` has ended, well or not. See `ready.py`, 7."""
+    def snapshot_finished(self, node_id: NodeId, index: LogIndex = 0) -> None:
+        """Sending a snapshot to `node_id` has ended, well or not. `index`: through which the member says that
+        it has everything committed now; 0 if it says nothing. See `ready.py`, 7."""
         if self._leadership is not None:
-            self._leadership.snapshot_finished(node_id)
+            self._leadership.snapshot_finished(node_id, index)
 
     # Ready
 

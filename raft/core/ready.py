@@ -14,8 +14,9 @@ The shell runs this loop, and nothing else in it is about Raft:
        when it is done. Entries handed out here are already durable on this node.
     6. Serve ready.reads once the state machine has applied their index.
     7. Send a snapshot of the state machine to each of ready.snapshots_wanted, and call
-       core.snapshot_finished(member) when that has ended, well or not; after a failure not before a pause,
-       since the member is probed at once and wanted again.
+       core.snapshot_finished(member, index) when that has ended, well or not; after a failure not before a
+       pause, since the member is probed at once and wanted again. `index` is that of the snapshot if the
+       member says that it has that much now, else 0.
     8. A snapshot that has come in whole is offered: core.offer_snapshot(meta). If that returns True, a
        later `ready.append` names it. Then let the state machine finish what it was given and put the
        snapshot in its place; then have the log writer do the append; then publish,

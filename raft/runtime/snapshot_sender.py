@@ -82,12 +82,12 @@ class SnapshotSender:
         transport: Transport,
         stats: NodeStats,
         is_lost: Callable[[], bool],
-        ended: Callable[[NodeId], None],
+        ended: Callable[[NodeId, LogIndex], None],
     ) -> None:
         """`log`: as the core sees it, which knows of a snapshot that is being put in the log's place. The log
         on disk may have another entry at that index for a while, of another term. `is_lost`: whether the
-        state here is not to be believed. `ended` is told when an attempt is over, well or not; after a
-        failure only after a pause."""
+        state here is not to be believed. `ended` is told when an attempt is over: through which
+        index the member says that it has everything, or 0 after a failure, and then only after a pause."""
         self._machine = machine
         self._log = log
         self._membership = membership
@@ -125,9 +125,11 @@ class SnapshotSender:
             self._let_go(node_id)
 
     async def _send(self, node_id: NodeId, index: LogIndex) -> None:
+        has_index: LogIndex = 0
         try:
             outcome, text = await self._attempt(node_id, index)
             if outcome in _FINAL:
+                has_index = self._held[node_id].meta.index
                 self._failures.pop(node_id, None)
                 self._last_failure.pop(node_id, None)
                 self._let_go(node_id)
@@ -142,7 +144,7 @@ class SnapshotSender:
                 await asyncio.sleep(self._note_failure(node_id, text))
         finally:
             del self._tasks[node_id]
-        self._ended(node_id)
+        self._ended(node_id, has_index)
 
     async def _attempt(self, node_id: NodeId, index: LogIndex) -> tuple[Outcome | None, str]:
         """Return how it ended and why; None if the other side may have a part of it."""

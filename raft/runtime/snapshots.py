@@ -148,6 +148,6 @@ class Snapshots:
         """End the sending. After `stop`."""
         await self._sender.stop()
 
-    def _ended(self, node_id: NodeId) -> None:
-        self._core.snapshot_finished(node_id)
+    def _ended(self, node_id: NodeId, index: LogIndex) -> None:
+        self._core.snapshot_finished(node_id, index)
         self._wake()

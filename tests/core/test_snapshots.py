@@ -137,6 +137,25 @@ def test_after_a_snapshot_the_follower_is_probed_and_goes_on_from_its_index() ->
     assert flow(node, 2) is Flow.REPLICATE
 
 
+def test_a_follower_that_says_by_the_pipe_what_it_has_is_probed_there() -> None:
+    """Its acknowledgement may be lost; the log reaches from there on, and no other snapshot is wanted."""
+    node = compacted_leader(first_kept=11, length=20)
+    node.core.step(refusal(2, 20, 3))
+    assert wants(node) == [2]
+    node.core.snapshot_finished(2, 15)
+    ready = node.take_ready()
+    assert [m.prev_index for m in of_kind(AppendEntries, list(ready.messages)) if m.to == 2] == [15]
+    assert not ready.snapshots_wanted and not wants(node)
+    assert flow(node, 2) is Flow.PROBE
+    # If it was not true, the follower's own word counts, as ever.
+    node.core.step(refusal(2, 15, 3))
+    assert wants(node) == [2]
+    # Nor is a leader led beyond its log.
+    node.core.snapshot_finished(2, 500)
+    ready = node.take_ready()
+    assert [m.prev_index for m in of_kind(AppendEntries, list(ready.messages)) if m.to == 2] == [21]
+
+
 def test_an_answer_that_the_log_reaches_ends_the_wait_without_a_report() -> None:
     """etcd PR 10308: the follower may have caught up from somebody else's snapshot."""
     node = compacted_leader(first_kept=11, length=20)

@@ -58,7 +58,7 @@ class Sender(SnapshotSender):
             transport=self,  # type: ignore[arg-type]
             stats=NodeStats(),
             is_lost=lambda: False,
-            ended=lambda node_id: None,
+            ended=lambda node_id, index: None,
         )
         self.scripts = scripts
         self.pauses: list[float] = []

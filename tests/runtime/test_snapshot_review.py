@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from raft import Node
-from raft.core.messages import AppendEntries, Message
+from raft.core.messages import AppendEntries, AppendEntriesReply, Message
 from raft.transport.memory import DROP
 
 from .cluster import until
 from .machines import Shelf, ShelfMachine
-from .test_snapshots import Shelves, nothing_left_behind
+from .test_snapshots import Shelves, away, nothing_left_behind
 from .workers import HeldWorker
 
 __all__ = ["nothing_left_behind"]
@@ -146,4 +146,34 @@ async def test_a_state_that_is_lost_is_sent_to_nobody(tmp_path: Path) -> None:
         await until(lambda: asked.stats.snapshots_failed or asker.restores, "one was asked by the other")
         assert not asker.restores
         cluster.network.pipe_fault = None
+        await cluster.same_everywhere()
+
+
+async def test_a_state_whose_acknowledgement_was_lost_is_not_sent_again(tmp_path: Path) -> None:
+    """Answers and pipes travel apart. The leader, which has the word of the pipe alone, took the member for
+    one that still needs a state; the next one was not needed, since nothing was written meanwhile; and so on,
+    without a pause, and without ever an entry for that member."""
+    async with Shelves(tmp_path) as cluster:
+        assert cluster.network is not None
+        leader, follower = await away(cluster)
+
+        def mute(message: Message) -> float:
+            is_answer = isinstance(message, AppendEntriesReply) and not message.rejected
+            return DROP if is_answer and message.sender == follower else 0.0
+
+        cluster.network.fault = mute
+        cluster.network.heal()
+        stats = cluster.nodes[leader].stats
+        await until(lambda: stats.snapshots_sent, "the state is there, and its sender knows")
+        cluster.network.fault = None
+        core = cluster.nodes[leader]._parts.core
+        assert core is not None
+
+        def is_followed() -> bool:
+            peer = next(peer for peer in core.status().peers if peer.node_id == follower)
+            return peer.flow == "replicate" and peer.match_index == core.last_index
+
+        await until(is_followed, "the leader knows where the member stands")
+        assert len(cluster.machine(leader).sources) == 1
+        await cluster.add(10)
         await cluster.same_everywhere()
