@@ -277,13 +277,13 @@ def flushed_state_survives(record: NodeRecord, index: LogIndex) -> None:
 
 
 def state_is_within_log(record: NodeRecord, index: LogIndex) -> None:
-    """A durable state never ends behind the durable log, or the next start would find no log for it
-    (Figure 2, lastApplied; trap 32)."""
-    if index >= len(record.durable):
+    """A durable state never ends behind the durable log, nor beside it: the next start would find no log
+    for it, or take what was never committed for its last entry (Figure 2, lastApplied; trap 32)."""
+    if index > record.durable_match:
         raise Violation(
             "state_is_within_log",
-            f"the state of node {record.node_id} is durable through {index}, its log through"
-            f" {len(record.durable) - 1}",
+            f"the state of node {record.node_id} is durable through {index}, its log is the committed one"
+            f" through {record.durable_match}",
         )
 
 

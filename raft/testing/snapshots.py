@@ -203,7 +203,7 @@ class Sender:
                 return held
             self._let_go(member, held)
         applied_index = node.machine.applied_index
-        if applied_index < max(index, 1):
+        if node.is_lost or applied_index < max(index, 1):
             return None
         try:
             source = node.open_snapshot()

@@ -170,7 +170,7 @@ def applied_in_order_once() -> None:
 
 
 def dropped_is_committed() -> None:
-    cluster = cluster_with(1, 1)
+    cluster = cluster_with(1, 1, ignored=frozenset({"state_is_within_log"}))
     follow(cluster, 1, 1, commit_index=1)
     cluster.state_flushed(1, 2)
     cluster.compaction_asked(1, 2)
@@ -187,6 +187,7 @@ def dropped_is_flushed() -> None:
 
 def flushed_state_survives() -> None:
     cluster = cluster_with(1, 1)
+    follow(cluster, 1, 1, commit_index=2)
     cluster.state_flushed(1, 2)
     cluster.crashed(1)
     cluster.recovered(1, HardState(1), log_of(1, 1))
@@ -194,7 +195,8 @@ def flushed_state_survives() -> None:
 
 
 def state_is_within_log() -> None:
-    cluster_with(1, 1).state_flushed(1, 3)
+    """Node 3 has an entry there, but not the one that is committed."""
+    snapshot_cluster().state_flushed(3, 3)
 
 
 def snapshot_is_committed() -> None:
