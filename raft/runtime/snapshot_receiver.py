@@ -1,9 +1,12 @@
 """Takes in the state that another member sends.
 
-    no attempt -> receiving -> whole, durable -> offered to the core: see installer.py
+    no attempt -> receiving -> whole -> checked, durable -> offered to the core: see installer.py
                      |  ^
                      v  |  the same snapshot again, within a while
                    broken off: what is there is kept
+
+What is whole needs its sender no more. To check it takes the longer the larger it is, and at some size longer
+than any sender waits: it must not be thrown away for that, or it would never be in.
 
 One at a time; who comes meanwhile is told to come again. A piece is taken from the network only when the one
 before it is with the sink, so that one is in memory at a time. The sink's calls run in a thread of their
@@ -56,7 +59,7 @@ class _Refused(Exception):
 class _Part:
     """What has come of a snapshot."""
 
-    __slots__ = ("data_bytes", "expiry", "meta", "number", "position", "sink", "snapshot_id")
+    __slots__ = ("data_bytes", "expiry", "is_whole", "meta", "number", "position", "sink", "snapshot_id")
 
     def __init__(self, header: SnapshotHeader, sink: SnapshotSink) -> None:
         self.snapshot_id = header.snapshot_id
@@ -66,6 +69,8 @@ class _Part:
         """Of the last piece that the sink has."""
         self.position = b""
         self.data_bytes = 0
+        self.is_whole = False
+        """All has come, and the sink checks it."""
         self.expiry: asyncio.TimerHandle | None = None
 
 
@@ -93,7 +98,11 @@ class SnapshotReceiver:
 
     @property
     def is_receiving(self) -> bool:
-        return self._serving
+        return self._serving or self._is_checking
+
+    @property
+    def _is_checking(self) -> bool:
+        return self._part is not None and self._part.is_whole
 
     async def serve(self, node_id: NodeId, pipe: Pipe) -> None:
         """Take what `node_id` sends. Raises PipeBroken."""
@@ -101,7 +110,7 @@ class SnapshotReceiver:
             header = await _receive(pipe)
         if not isinstance(header, SnapshotHeader):
             raise PipeBroken("a pipe that does not begin with a snapshot's header")
-        if self._serving or self._installer.is_busy or self._stopped:
+        if self.is_receiving or self._installer.is_busy or self._stopped:
             await pipe.send(encode(SnapshotResult(Outcome.BUSY, "another snapshot is coming in")))
             return
         self._serving = True
@@ -130,8 +139,7 @@ class SnapshotReceiver:
                 f"from piece {part.number + 1} on" if part.number else "from its beginning",
             )
             await self._take_pieces(part, pipe)
-            outcome = await self._offer(part)
-            return SnapshotResult(outcome, "")
+            return await asyncio.shield(self._finish(node_id, part))
         except _Refused as refused:
             self._throw_away()
             logger.warning("the snapshot of member %x at %d: %s", node_id, meta.index, refused.text)
@@ -155,9 +163,17 @@ class SnapshotReceiver:
             if (part.snapshot_id, part.meta) == (header.snapshot_id, header.meta):
                 return part
             self._throw_away()
-        sink = await self._call(self._machine.begin_restore)
-        self._part = part = _Part(header, sink)
-        return part
+
+        def begun(sink: SnapshotSink) -> None:
+            # Here and not behind the await, as in _write.
+            self._part = _Part(header, sink)
+            if self._stopped or not self._serving:
+                self._keep_a_while()
+
+        await self._call(self._machine.begin_restore, begun)
+        if self._part is None:
+            raise _Refused(Outcome.FAILED, "this member stops")
+        return self._part
 
     async def _take_pieces(self, part: _Part, pipe: Pipe) -> None:
         stall_s = self._config.snapshot_stall_s
@@ -176,11 +192,9 @@ class SnapshotReceiver:
             if not isinstance(frame, SnapshotPiece) or frame.number != part.number + 1:
                 raise _Refused(Outcome.DAMAGED, f"not what comes after piece {part.number}")
             await self._write(part, frame)
-        await self._call(part.sink.finish)
-        self._stats.snapshots_received += 1
 
     async def _write(self, part: _Part, piece: SnapshotPiece) -> None:
-        def written() -> None:
+        def written(_: Any) -> None:
             # Here and not behind the await: that may never be reached, and the sink has it all the same.
             part.number, part.position = piece.number, piece.position
             part.data_bytes += len(piece.data)
@@ -188,34 +202,56 @@ class SnapshotReceiver:
 
         await self._call(lambda: part.sink.write(piece.data), written)
 
-    async def _offer(self, part: _Part) -> Outcome:
-        """Hand it over: from here on it is the installer's."""
-        self._part = None
-        return await asyncio.shield(self._installer.offer(part.meta, part.sink))
+    def _finish(self, node_id: NodeId, part: _Part) -> asyncio.Future[SnapshotResult]:
+        """All has come: have it checked and offered, whether or not the sender waits for that. If the node
+        stops first, there is no result."""
+        result: asyncio.Future[SnapshotResult] = asyncio.get_running_loop().create_future()
 
-    async def _call(self, job: Callable[[], Any], written: Callable[[], None] | None = None) -> Any:
-        """Run `job` in the sinks' thread. Raises _Refused for what it raises."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        def finished(_: Any, error: BaseException | None) -> None:
+            if self._part is not part:
+                result.cancel()
+            elif error is not None:
+                refused = _refusal(error)
+                self._throw_away()
+                logger.warning("the snapshot of member %x at %d: %s", node_id, part.meta.index, refused.text)
+                result.set_result(SnapshotResult(refused.outcome, refused.text))
+            else:
+                self._stats.snapshots_received += 1
+                # From here on it is the installer's.
+                self._part = None
+                self._installer.offer(part.meta, part.sink).add_done_callback(told)
 
-        def done(result: Any, error: BaseException | None) -> None:
-            if error is None and written is not None:
-                written()
+        def told(outcome: asyncio.Future[Outcome]) -> None:
+            if outcome.cancelled():
+                result.cancel()
+            else:
+                result.set_result(SnapshotResult(outcome.result(), ""))
+
+        part.is_whole = True
+        self._worker.submit(part.sink.finish, finished)
+        return result
+
+    async def _call(self, job: Callable[[], Any], done: Callable[[Any], None] = lambda _: None) -> None:
+        """Run `job` in the sinks' thread and then `done` with what it returned, even if nobody waits any
+        more. Raises _Refused for what `job` raises."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def over(result: Any, error: BaseException | None) -> None:
+            if error is None:
+                done(result)
             if future.done():
                 return
             if error is None:
-                future.set_result(result)
-            elif isinstance(error, ValueError):
-                future.set_exception(_Refused(Outcome.DAMAGED, f"it cannot be a state: {error}"))
+                future.set_result(None)
             else:
-                # A full disk, say. The state in use is untouched by it.
-                future.set_exception(_Refused(Outcome.FAILED, f"{type(error).__name__}: {error}"))
+                future.set_exception(_refusal(error))
 
-        self._worker.submit(job, done)
-        return await future
+        self._worker.submit(job, over)
+        await future
 
     def _keep_a_while(self) -> None:
         part = self._part
-        if part is None:
+        if part is None or part.is_whole:
             return
         if self._stopped:
             self._throw_away()
@@ -234,6 +270,13 @@ class SnapshotReceiver:
             if part.expiry is not None:
                 part.expiry.cancel()
             self._worker.submit(part.sink.discard, _ignore)
+
+
+def _refusal(error: BaseException) -> _Refused:
+    if isinstance(error, ValueError):
+        return _Refused(Outcome.DAMAGED, f"it cannot be a state: {error}")
+    # A full disk, say. The state in use is untouched by it.
+    return _Refused(Outcome.FAILED, f"{type(error).__name__}: {error}")
 
 
 async def _receive(pipe: Pipe) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from raft import Node
@@ -9,7 +11,7 @@ from raft.core.messages import AppendEntries, AppendEntriesReply, Message
 from raft.transport.memory import DROP
 
 from .cluster import until
-from .machines import Shelf, ShelfMachine
+from .machines import Shelf, ShelfMachine, ShelfSink
 from .test_snapshots import Shelves, away, nothing_left_behind
 from .workers import HeldWorker
 
@@ -176,4 +178,82 @@ async def test_a_state_whose_acknowledgement_was_lost_is_not_sent_again(tmp_path
         await until(is_followed, "the leader knows where the member stands")
         assert len(cluster.machine(leader).sources) == 1
         await cluster.add(10)
+        await cluster.same_everywhere()
+
+
+class SlowSink(ShelfSink):
+    """Counts itself; takes longer to check what came than the sender waits, always."""
+
+    def __init__(self, machine: SlowMachine) -> None:
+        super().__init__(machine)
+        self.slow = machine
+        machine.sinks += 1
+
+    def finish(self) -> None:
+        patience = self.slow.sender_failures()
+        while self.slow.sender_failures() == patience and not self.slow.let_go.wait(0.005):
+            pass
+        super().finish()
+
+
+class SlowMachine(ShelfMachine):
+    sinks = 0
+
+    def __init__(self, shelf: Shelf, sender_failures: Callable[[], int]) -> None:
+        super().__init__(shelf)
+        self.sender_failures = sender_failures
+        self.let_go = threading.Event()
+
+    def begin_restore(self) -> ShelfSink:
+        return SlowSink(self)
+
+
+async def test_a_state_that_takes_long_to_check_is_installed_all_the_same(tmp_path: Path) -> None:
+    """The larger it is, the longer that takes, and at some size longer than the sender waits. It was then
+    thrown away, whole and checked, and sent again, and again."""
+    async with Shelves(tmp_path, snapshot_keep_s=0.3, snapshot_stall_s=0.3) as cluster:
+        leader = await cluster.leader()
+        follower = await cluster.a_follower()
+        await cluster.stop(follower)
+        stats = cluster.nodes[leader].stats
+        make = cluster.make_machine
+        machine = SlowMachine(cluster.shelves[follower], lambda: stats.snapshots_failed)
+        cluster.make_machine = lambda node_id: machine if node_id == follower else make(node_id)
+        await cluster.cut(leader, 60)
+        try:
+            await cluster.start(follower)
+            await until(lambda: machine.restores, "the state is there")
+        finally:
+            machine.let_go.set()
+        assert machine.sinks == 1
+        await cluster.same_everywhere()
+
+
+async def test_a_sink_that_was_begun_for_nobody_is_removed(tmp_path: Path) -> None:
+    """To remove an earlier one may take long, and meanwhile the sender goes away."""
+    async with Shelves(tmp_path, snapshot_keep_s=0.2) as cluster:
+        network = cluster.network
+        assert network is not None
+        leader, follower = await away(cluster)
+        machine = cluster.machine(follower)
+        begins, goes_on = threading.Event(), threading.Event()
+        begin = machine.begin_restore
+        sinks: list[ShelfSink] = []
+
+        def slow_begin() -> ShelfSink:
+            begins.set()
+            assert goes_on.wait(20)
+            sinks.append(begin())
+            return sinks[-1]
+
+        machine.begin_restore = slow_begin  # type: ignore[method-assign]
+        network.heal()
+        try:
+            await until(begins.is_set, "it begins")
+            network.isolate(follower, [i for i in cluster.members if i != follower])
+            await until(lambda: cluster.nodes[leader].stats.snapshots_failed, "the sender is gone")
+        finally:
+            goes_on.set()
+        await until(lambda: sinks and sinks[0].ends == "discarded", "it is removed")
+        network.heal()
         await cluster.same_everywhere()
