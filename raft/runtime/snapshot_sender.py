@@ -48,6 +48,9 @@ RETRY_S_MAX = 30.0
 """Pauses after failures in a row double up to this. An attempt that broke off on its way is the first of its
 row: the log is kept for it, and each attempt brings it further."""
 
+LIFE_SIGNS_PER_STALL = 4
+"""Where a source has nothing to send for long, pieces without data say that this side is there."""
+
 _FINAL = frozenset({Outcome.INSTALLED, Outcome.NOT_NEEDED})
 
 
@@ -223,8 +226,10 @@ class SnapshotSender:
     ) -> bool:
         """Send what follows piece `number`. Return False if an answer came before the end."""
         clock = asyncio.get_running_loop().time
-        chunks = held.source.chunks(position if number else None)
+        has_data = held.sent[number][0] > 0  # what has come may be signs of life alone
+        chunks = held.source.chunks(position if has_data else None)
         worked_s = 0.0
+        life_s = clock()
         del held.sent[number + 1 :]
         while not answer.done():
             begin_s = clock()
@@ -233,17 +238,26 @@ class SnapshotSender:
             if chunk is None:
                 return True
             if not chunk.data:
+                if clock() - life_s > self._config.snapshot_stall_s / LIFE_SIGNS_PER_STALL:
+                    # A large delete is passed over, say: the other side must not take it for a break.
+                    number += 1
+                    held.sent.append((held.sent[-1][0], crc32(position)))
+                    async with asyncio.timeout(self._config.snapshot_stall_s):
+                        await pipe.send(encode(SnapshotPiece(number, position, b"")))
+                    life_s = clock()
                 await asyncio.sleep(worked_s)
                 worked_s = 0.0
                 continue
             number += 1
+            position = chunk.position
             held.sent.append((held.sent[-1][0] + len(chunk.data), crc32(chunk.position)))
             frame = encode(SnapshotPiece(number, chunk.position, chunk.data))
             sending_s = clock()
             worked_s = sending_s - begin_s
             async with asyncio.timeout(self._config.snapshot_stall_s):
                 await pipe.send(frame)
-            held.kept_until_s = clock() + self._config.snapshot_keep_s
+            life_s = clock()
+            held.kept_until_s = life_s + self._config.snapshot_keep_s
             held.has_moved = True
             self._stats.snapshot_bytes_sent += len(chunk.data)
             due_s = len(chunk.data) / self._config.snapshot_bytes_per_s_max

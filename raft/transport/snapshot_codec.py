@@ -71,7 +71,7 @@ class SnapshotAccept:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPiece:
-    """A chunk. Numbered from 1."""
+    """A chunk. Numbered from 1. Without data it is a sign of life, and has the position of the one before."""
 
     number: int
     position: bytes

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from raft import Node
+import pytest
+
+from raft import Node, NodeId, SnapshotChunk
 from raft.core.messages import AppendEntries, AppendEntriesReply, Message
 from raft.transport.memory import DROP
 
 from .cluster import until
-from .machines import Shelf, ShelfMachine, ShelfSink
+from .machines import Shelf, ShelfMachine, ShelfSink, ShelfSource
 from .test_snapshots import Shelves, away, nothing_left_behind
 from .workers import HeldWorker
 
@@ -257,3 +260,44 @@ async def test_a_sink_that_was_begun_for_nobody_is_removed(tmp_path: Path) -> No
         await until(lambda: sinks and sinks[0].ends == "discarded", "it is removed")
         network.heal()
         await cluster.same_everywhere()
+
+
+class PausingSource(ShelfSource):
+    """Passes over much that is not sent, before the piece of a position."""
+
+    def __init__(self, source: ShelfSource, before: bytes, pause_s: float) -> None:
+        self.__dict__.update(source.__dict__)
+        self.before = before
+        self.pause_s = pause_s
+
+    def chunks(self, after: bytes | None) -> Iterator[SnapshotChunk]:
+        for chunk in super().chunks(after):
+            if chunk.position == self.before:
+                end_s = time.monotonic() + self.pause_s
+                while time.monotonic() < end_s:
+                    yield SnapshotChunk(b"", b"1")
+            yield chunk
+
+
+@pytest.mark.parametrize("before", [b"0", b"2"], ids=["at the beginning", "on the way"])
+async def test_a_source_may_pass_over_much_that_is_not_sent(tmp_path: Path, before: bytes) -> None:
+    """A large delete under way, say. The receiver took the silence for a break, and each attempt, going on
+    behind the last piece, was silent for as long."""
+    async with Shelves(tmp_path, snapshot_stall_s=0.3) as cluster:
+        assert cluster.network is not None
+        leader, follower = await away(cluster)
+        machine = cluster.machine(leader)
+        open_snapshot = machine.open_snapshot
+        machine.open_snapshot = lambda: PausingSource(open_snapshot(), before, 1.0)  # type: ignore[method-assign]
+        frames = 0
+
+        def fault(sender: NodeId, to: NodeId, frame: bytes) -> bool:
+            nonlocal frames
+            frames += to == follower
+            return frames == (3 if before == b"0" else 6) and to == follower
+
+        cluster.network.pipe_fault = fault
+        cluster.network.heal()
+        await cluster.same_everywhere()
+        stats = cluster.nodes[leader].stats
+        assert stats.snapshots_failed == stats.snapshots_resumed == 1, "by the fault, among the signs of life"
