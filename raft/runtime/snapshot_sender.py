@@ -7,7 +7,8 @@
                       that the other side has
 
 One task a member, and none at other times. The state is that of the moment when the sending began; while it
-is on its way the log behind it is kept (`pinned_index`), or the member would need the next one at its end.
+is on its way the log behind it is kept (`pinned_index`), or the member would need the next one at its end. It
+is kept for a while longer, since the member has to read what was written meanwhile.
 
 Each step of the sending is a short piece of work on the event loop, and then rests at least as long as it
 worked. What is held is what the state machine holds for it; of the pieces, one is in memory at a time.
@@ -101,14 +102,18 @@ class SnapshotSender:
         self._ended = ended
         self._tasks: dict[NodeId, asyncio.Task[None]] = {}
         self._held: dict[NodeId, _Held] = {}
+        self._arrived: dict[NodeId, tuple[LogIndex, asyncio.TimerHandle]] = {}
+        """Of each state that is there: its index, and what ends the time in which the log behind it stays."""
         self._failures: dict[NodeId, int] = {}
         """In a row."""
         self._last_failure: dict[NodeId, str] = {}
 
     @property
     def pinned_index(self) -> LogIndex | None:
-        """After which entry the log is still needed for what is being sent; None if nothing is."""
-        return min((held.meta.index for held in self._held.values()), default=None)
+        """After which entry the log is still needed for what is being sent, or has just arrived; None if
+        nothing has."""
+        sending = (held.meta.index for held in self._held.values())
+        return min((*sending, *(index for index, _ in self._arrived.values())), default=None)
 
     def want(self, node_id: NodeId, index: LogIndex = 0) -> None:
         """Send a state of at least `index` to `node_id`, unless one is on its way there."""
@@ -126,6 +131,8 @@ class SnapshotSender:
         await asyncio.gather(*tasks, return_exceptions=True)
         for node_id in list(self._held):
             self._let_go(node_id)
+        for node_id in list(self._arrived):
+            self._forget_arrived(node_id)
 
     async def _send(self, node_id: NodeId, index: LogIndex) -> None:
         has_index: LogIndex = 0
@@ -133,6 +140,7 @@ class SnapshotSender:
             outcome, text = await self._attempt(node_id, index)
             if outcome in _FINAL:
                 has_index = self._held[node_id].meta.index
+                self._note_arrived(node_id, has_index)
                 self._failures.pop(node_id, None)
                 self._last_failure.pop(node_id, None)
                 self._let_go(node_id)
@@ -281,6 +289,17 @@ class SnapshotSender:
             if held.expiry is not None:
                 held.expiry.cancel()
             held.source.close()
+
+    def _note_arrived(self, node_id: NodeId, index: LogIndex) -> None:
+        self._forget_arrived(node_id)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._config.snapshot_keep_s, self._forget_arrived, node_id)
+        self._arrived[node_id] = (index, timer)
+
+    def _forget_arrived(self, node_id: NodeId) -> None:
+        arrived = self._arrived.pop(node_id, None)
+        if arrived is not None:
+            arrived[1].cancel()
 
     def _note_failure(self, node_id: NodeId, text: str) -> float:
         """Count a failure, log it if it is another one than the last, and return for how long to pause."""

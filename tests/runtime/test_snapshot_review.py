@@ -301,3 +301,36 @@ async def test_a_source_may_pass_over_much_that_is_not_sent(tmp_path: Path, befo
         await cluster.same_everywhere()
         stats = cluster.nodes[leader].stats
         assert stats.snapshots_failed == stats.snapshots_resumed == 1, "by the fault, among the signs of life"
+
+
+async def test_the_log_behind_a_state_stays_until_its_receiver_can_have_read_it(tmp_path: Path) -> None:
+    """While a state is on its way the log may grow to twice its size. To cut it in the moment of arrival
+    would take away what the member needs next: it would be sent another state, and so on, for as long as so
+    much is written."""
+    async with Shelves(tmp_path) as cluster:
+        network = cluster.network
+        assert network is not None
+        leader, follower = await away(cluster)
+        node = cluster.nodes[leader]
+
+        # It is installed, and then hears nothing for a while: a slow network, many entries.
+        def late(message: Message) -> float:
+            return DROP if isinstance(message, AppendEntries) and message.to == follower else 0.0
+
+        network.heal()
+        await until(lambda: cluster.machine(leader).sources, "it is being sent")
+        network.fault = late
+        index = cluster.machine(leader).sources[0].index
+        log = node._parts.log
+        assert log is not None
+        while sum(span.bytes for span in log.segments() if span.last_index > index) < 9000:
+            await cluster.add(10, node)
+        await until(lambda: node.stats.snapshots_sent, "it is there")
+        flushes = node.stats.flushes
+        cluster.machine(leader).wants_flush = True
+        await cluster.add(1, node)
+        await until(lambda: node.stats.flushes > flushes, "a flush, after which the log is cut")
+        await cluster.add(1, node)
+        network.fault = None
+        await cluster.same_everywhere()
+        assert len(cluster.machine(leader).sources) == 1
