@@ -101,7 +101,10 @@ class Installer:
         self._replaces_log = False
         self._outcome: asyncio.Future[Outcome] | None = None
         self._stopped = False
-        applier.is_waiting = is_lost
+        if is_lost:
+            applier.is_waiting = True
+            # Whatever it says of its index: nothing of it is there, so no part of the log may go.
+            applier.flushed_index = 0
 
     @property
     def is_busy(self) -> bool:

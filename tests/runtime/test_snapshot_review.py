@@ -334,3 +334,32 @@ async def test_the_log_behind_a_state_stays_until_its_receiver_can_have_read_it(
         network.fault = None
         await cluster.same_everywhere()
         assert len(cluster.machine(leader).sources) == 1
+
+
+async def test_a_state_that_says_that_it_is_lost_is_no_reason_to_cut_the_log(tmp_path: Path) -> None:
+    """What it says of its index was taken for flushed, and the log cut by it, at the start, while its entries
+    were still to be handed out; the state that is to come may be one that needs them."""
+    async with Shelves(tmp_path, log_bytes_max=1 << 20) as cluster:
+        await cluster.add(300)
+        await cluster.applied_everywhere()
+        victim = await cluster.a_follower()
+        await cluster.stop(victim)
+        assert cluster.shelves[victim].state[0] > 200
+        cluster.settings["log_bytes_max"] = 8192
+        make = cluster.make_machine
+
+        def lost(node_id: int) -> ShelfMachine:
+            machine = make(node_id)
+            assert isinstance(machine, ShelfMachine)
+            machine.is_lost = True
+            return machine
+
+        cluster.make_machine = lost
+        assert cluster.network is not None
+        cluster.network.pipe_fault = lambda _, to, __: to == victim
+        node = await cluster.start(victim)
+        turns = node.stats.turns
+        await until(lambda: node.stats.turns > turns + 50, "some turns")
+        assert node.status().first_index == 1
+        cluster.network.pipe_fault = None
+        await cluster.same_everywhere()
