@@ -424,9 +424,10 @@ class Raft(Machine):
                 self._leadership.committed()
             return False
         if self.role is Role.LEADER:
-            raise InvariantViolation(
-                f"leader of term {self.term} lacks committed entry {meta.index} of term {meta.term}"
-            )
+            if meta.term == self.term:
+                raise InvariantViolation(f"leader of term {self.term} lacks its own entry {meta.index}")
+            # It was committed by a leader of a later term, of which nothing was heard yet (Figure 8).
+            self.become_follower(self.term, NO_NODE)
         self.log.restore(meta.index, meta.term)
         self._snapshot = meta
         if self.leader != NO_NODE:

@@ -280,8 +280,20 @@ def test_a_candidate_may_be_overtaken_by_a_snapshot() -> None:
 
 def test_a_leader_that_would_need_one_proves_that_the_code_is_wrong() -> None:
     node = leader()
-    with pytest.raises(InvariantViolation, match="lacks committed"):
+    with pytest.raises(InvariantViolation, match="lacks its own"):
         node.core.offer_snapshot(snapshot(50, node.core.term))
+
+
+def test_a_leader_that_lacks_an_entry_of_an_older_term_is_a_leader_no_more() -> None:
+    """Figure 8 of the paper, five members: node 2 has an entry of term 2 for itself, node 1 leads term 3 and
+    has another there; node 2 leads term 4 and commits its own. Node 1 does not know that yet, has lost its
+    state, and asked node 3 for one. It was a legal run, and the node ended by it."""
+    node = leader(size=5, log=(1,), term=2)
+    node.settle()
+    assert node.core.term == 3 and node.core.last_index == 2
+    assert node.core.offer_snapshot(SnapshotMeta(2, 2, voters(1, 2, 3, 4, 5)))
+    assert node.core.role is Role.FOLLOWER and node.core.term == 3
+    assert node.core.log.last_position == (2, 2) and node.core.commit_index == 2
 
 
 def test_only_the_snapshot_that_was_asked_for_counts_as_in_place() -> None:
