@@ -231,8 +231,15 @@ class SnapshotReceiver:
             else:
                 result.set_result(SnapshotResult(outcome.result(), ""))
 
+        def check() -> None:
+            part.sink.finish()
+            index = getattr(part.sink, "index", None)
+            if index is not None and index != part.meta.index:
+                # Once switched to, it would lie ahead of the log, or behind it: no start could use it.
+                raise ValueError(f"it is at {index}, and was said to be at {part.meta.index}")
+
         part.is_whole = True
-        self._worker.submit(part.sink.finish, finished)
+        self._worker.submit(check, finished)
         return result
 
     async def _call(self, job: Callable[[], Any], done: Callable[[Any], None] = lambda _: None) -> None:

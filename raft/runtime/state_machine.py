@@ -97,6 +97,9 @@ class SnapshotSource(Protocol):
 class SnapshotSink(Protocol):
     """A state that comes in, built beside the present one. Its methods block, and are called one after the
     other in a thread of their own; an exception from any of them but `discard` gives this snapshot up.
+
+    Optional, as an attribute `index`: after `finish`, the applied index of the state that has come. If it is
+    not the one that was announced the state is thrown away; otherwise `restore` would find out too late.
     """
 
     def write(self, data: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raft import Node, NodeId, SnapshotChunk
+from raft import LogIndex, Node, NodeId, SnapshotChunk
 from raft.core.messages import AppendEntries, AppendEntriesReply, Message
 from raft.transport.memory import DROP
 
@@ -362,4 +362,36 @@ async def test_a_state_that_says_that_it_is_lost_is_no_reason_to_cut_the_log(tmp
         await until(lambda: node.stats.turns > turns + 50, "some turns")
         assert node.status().first_index == 1
         cluster.network.pipe_fault = None
+        await cluster.same_everywhere()
+
+
+class KnowingSink(ShelfSink):
+    """Tells of which index the state is that came."""
+
+    @property
+    def index(self) -> LogIndex:
+        return next(int(item.rpartition(" ")[2]) for item in self.items if item.startswith("#index "))
+
+
+async def test_a_state_of_another_index_than_was_said_does_not_become_the_state(tmp_path: Path) -> None:
+    """A fault in a sender, or a bit of its first frame. Once switched to, such a state lies ahead of the log,
+    and the member can never be started again."""
+    async with Shelves(tmp_path) as cluster:
+        assert cluster.network is not None
+        leader, follower = await away(cluster)
+        sender, receiver = cluster.machine(leader), cluster.machine(follower)
+        receiver.begin_restore = lambda: KnowingSink(receiver)  # type: ignore[method-assign]
+        stats = cluster.nodes[leader].stats
+        open_snapshot = sender.open_snapshot
+
+        def lying() -> ShelfSource:
+            source = open_snapshot()
+            source.index -= 1
+            return source
+
+        sender.open_snapshot = lying  # type: ignore[method-assign]
+        cluster.network.heal()
+        await until(lambda: stats.snapshots_failed, "it is refused")
+        assert cluster.shelves[follower].commits == 0
+        sender.open_snapshot = open_snapshot  # type: ignore[method-assign]
         await cluster.same_everywhere()
