@@ -46,7 +46,13 @@ class ClusterError(AssertionError):
     """The cluster did not get where the test needs it within the deadline."""
 
 
-async def wait_until(condition: Callable[[], Awaitable[T | None]], what: str, timeout_s: float = 20.0) -> T:
+async def wait_until(
+    condition: Callable[[], Awaitable[T | None]],
+    what: str,
+    timeout_s: float = 20.0,
+    *,
+    poll_s: float = POLL_S,
+) -> T:
     """Poll `condition` until it returns something true, and return that. Raises ClusterError."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -55,7 +61,7 @@ async def wait_until(condition: Callable[[], Awaitable[T | None]], what: str, ti
             return found
         if time.monotonic() > deadline:
             raise ClusterError(f"not within {timeout_s:g} s: {what}")
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(poll_s)
 
 
 def free_port() -> int:
