@@ -280,6 +280,8 @@ class SnapshotReceiver:
         if part is not None:
             if part.expiry is not None:
                 part.expiry.cancel()
+            if (give_up := getattr(part.sink, "give_up", None)) is not None:
+                give_up()
             self._worker.submit(part.sink.discard, _ignore)
 
 

@@ -100,6 +100,9 @@ class SnapshotSink(Protocol):
 
     Optional, as an attribute `index`: after `finish`, the applied index of the state that has come. If it is
     not the one that was announced the state is thrown away; otherwise `restore` would find out too late.
+
+    Optional, as a method `give_up()`, called on the event loop's thread while another method may be at work:
+    this state is not wanted any more. A long `finish` should then raise soon, or a stop waits for its end.
     """
 
     def write(self, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -394,4 +395,41 @@ async def test_a_state_of_another_index_than_was_said_does_not_become_the_state(
         await until(lambda: stats.snapshots_failed, "it is refused")
         assert cluster.shelves[follower].commits == 0
         sender.open_snapshot = open_snapshot  # type: ignore[method-assign]
+        await cluster.same_everywhere()
+
+
+class PatientSink(ShelfSink):
+    """Checks what came until it is told that nobody wants it."""
+
+    def __init__(self, machine: ShelfMachine, is_checking: threading.Event) -> None:
+        super().__init__(machine)
+        self.is_checking = is_checking
+        self.is_unwanted = threading.Event()
+
+    def finish(self) -> None:
+        self.is_checking.set()
+        self.is_unwanted.wait()
+        raise RuntimeError("it is not wanted any more")
+
+    def give_up(self) -> None:
+        self.is_unwanted.set()
+
+
+async def test_a_stop_does_not_wait_for_the_check_of_what_came(tmp_path: Path) -> None:
+    """It may take minutes, and whoever stops a process waits seconds."""
+    async with Shelves(tmp_path) as cluster:
+        assert cluster.network is not None
+        _, follower = await away(cluster)
+        machine = cluster.machine(follower)
+        is_checking = threading.Event()
+        sink = PatientSink(machine, is_checking)
+        machine.begin_restore = lambda: sink  # type: ignore[method-assign]
+        cluster.network.heal()
+        await until(is_checking.is_set, "it is checked")
+        try:
+            await asyncio.wait_for(cluster.stop(follower), 10)
+        finally:
+            sink.is_unwanted.set()
+        assert sink.ends == "discarded" and cluster.shelves[follower].built == 0
+        await cluster.start(follower)
         await cluster.same_everywhere()
