@@ -288,7 +288,11 @@ class SnapshotSender:
         if held is not None:
             if held.expiry is not None:
                 held.expiry.cancel()
-            held.source.close()
+            try:
+                held.source.close()
+            except Exception as error:
+                # This attempt must end as others do, or the core waits for its end for ever.
+                logger.warning("a state that was sent could not be let go: %s", type(error).__name__)
 
     def _note_arrived(self, node_id: NodeId, index: LogIndex) -> None:
         self._forget_arrived(node_id)

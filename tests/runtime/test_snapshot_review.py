@@ -433,3 +433,29 @@ async def test_a_stop_does_not_wait_for_the_check_of_what_came(tmp_path: Path) -
         assert sink.ends == "discarded" and cluster.shelves[follower].built == 0
         await cluster.start(follower)
         await cluster.same_everywhere()
+
+
+async def test_a_source_that_cannot_be_closed_does_not_end_the_sending_for_ever(tmp_path: Path) -> None:
+    """Nobody heard of the error, and the leader took the member for one that is being sent a state."""
+    async with Shelves(tmp_path) as cluster:
+        assert cluster.network is not None
+        leader, follower = await away(cluster)
+        machine = cluster.machine(leader)
+        open_snapshot = machine.open_snapshot
+
+        def unclosable() -> ShelfSource:
+            source = open_snapshot()
+
+            def close() -> None:
+                source.closed += 1
+                raise OSError(5, "Input/output error")
+
+            source.close = close  # type: ignore[method-assign]
+            return source
+
+        machine.open_snapshot = unclosable  # type: ignore[method-assign]
+        cluster.machine(follower).spoils_at = 7
+        cluster.network.heal()
+        await until(lambda: machine.sources and machine.sources[0].closed, "it was refused")
+        cluster.machine(follower).spoils_at = -1
+        await cluster.same_everywhere()
