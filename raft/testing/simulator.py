@@ -48,6 +48,11 @@ LIVENESS_ELECTIONS_MAX = 40
 may split; twenty in a row do not."""
 
 
+CALM_STEPS_MAX = 50_000
+"""Actions of the liveness phase. A thousand or two is usual: nodes that send each other the same messages for
+ever are not well, and should not hold up the next seed."""
+
+
 @dataclass(slots=True)
 class Result:
     """How a run ended."""
@@ -105,6 +110,7 @@ class Simulation:
         self._trouble = Troublemaker(self, self.network.cut, self.network.heal)
         self._clients = [self._make_client(number) for number in range(self.profile.clients)]
         self._writes_before_calm = 0
+        self._events_before_calm = 0
 
     # What is replicated: the simulator's own keys and values, unless a subclass has something else
 
@@ -157,6 +163,7 @@ class Simulation:
             node.slow_disk_factor = 1
             node.resume()
         self._writes_before_calm = self.counts["writes_acknowledged"]
+        self._events_before_calm = self.counts["events"]
         timeout = self.profile.core.election_timeout_ticks * TICK
         deadline = self.clock.now + LIVENESS_ELECTIONS_MAX * timeout
         while self.clock.now < deadline:
@@ -208,6 +215,8 @@ class Simulation:
             raise AssertionError("nothing is left to happen, not even a tick")
         if self.cluster.newly_committed:
             self._take_committed()
+        if self.calm and self.counts["events"] > self._events_before_calm + CALM_STEPS_MAX:
+            raise Violation("liveness", f"{CALM_STEPS_MAX} steps in calm: {self._what_is_amiss()}")
 
     def _take_committed(self) -> None:
         entries, self.cluster.newly_committed = self.cluster.newly_committed, []

@@ -4,12 +4,22 @@ Measured over seeds 0:300 at 6000 steps. Median and maximum are of the number of
 counted from each seed of the first half. Direct: with every invariant. Indirect: without those that look at
 the very place of the bug, as nobody has written one for the bug that is not yet known.
 
-    plant                       direct: found, median, max     indirect: found, median, max
-    commit-old-term-by-count    144 of 300      2      11       22 of 300      8      48
-    vote-not-durable            297 of 300      1       2       20 of 300     11      39
-    truncate-on-any-append       57 of 300      3      15      (the same)
-    reply-before-sync           297 of 300      1       2      196 of 300      1       6
-    stale-read                   24 of 300      8      32      (the same)
+    plant                         direct: found, median, max     indirect: found, median, max
+    commit-old-term-by-count      150 of 300      2       8       30 of 300      6      35
+    vote-not-durable              299 of 300      1       1       19 of 300      9      26
+    truncate-on-any-append         67 of 300      3      15      (the same)
+    reply-before-sync             299 of 300      1       1      204 of 300      1       5
+    stale-read                     21 of 300      9      28      (the same)
+    older-snapshot-rolls-back     134 of 300      2      10      119 of 300      2      10
+    snapshot-keeps-conflict        10 of 300     30      78       10 of 300     30      78
+    snapshot-drops-acknowledged    45 of 300      4      17        8 of 300     21      67
+    compacts-what-is-applied      152 of 300      1       7        9 of 300     32      77
+    mark-before-state             154 of 300      2       7        0 of 300
+    repeats-what-was-skipped       18 of 300     11      38      (the same)
+    snapshot-of-newest            153 of 300      2       6      114 of 300      2       9
+
+What compacts-what-is-applied and mark-before-state lose, the other members give back: what they do is seen
+only where all have lost it, and has no limit.
 
 The limits below leave room for what an innocent change of the core does to the meaning of a seed.
 """
@@ -29,22 +39,24 @@ SEEDS_MAX = {
     "truncate-on-any-append": 60,
     "reply-before-sync": 20,
     "stale-read": 150,
-    "older-snapshot-rolls-back": 60,
-    "snapshot-keeps-conflict": 200,
-    "snapshot-drops-acknowledged": 200,
+    "older-snapshot-rolls-back": 40,
+    "snapshot-keeps-conflict": 250,
+    "snapshot-drops-acknowledged": 80,
     "compacts-what-is-applied": 30,
-    "mark-before-state": 40,
-    "repeats-what-was-skipped": 200,
-    "snapshot-of-newest": 60,
+    "mark-before-state": 30,
+    "repeats-what-was-skipped": 150,
+    "snapshot-of-newest": 30,
 }
 INDIRECT_SEEDS_MAX = {
     "commit-old-term-by-count": 150,
     "vote-not-durable": 150,
     "reply-before-sync": 40,
-    "older-snapshot-rolls-back": 60,
-    "snapshot-keeps-conflict": 200,
-    "snapshot-of-newest": 60,
+    "older-snapshot-rolls-back": 40,
+    "snapshot-keeps-conflict": 250,
+    "snapshot-drops-acknowledged": 250,
+    "snapshot-of-newest": 30,
 }
+SEEN_WHERE_IT_STANDS_ONLY = {"compacts-what-is-applied", "mark-before-state"}
 
 
 def hunt(name: str, seeds_max: int, *, indirect: bool) -> Result:
@@ -78,4 +90,5 @@ def test_a_stale_read_is_found_by_the_clients() -> None:
 def test_what_a_plant_ignores_exists() -> None:
     known = {invariant.__name__ for invariant in INVARIANTS} | set(RULES)
     assert all(plant.direct <= known for plant in PLANTS.values())
-    assert {name for name, plant in PLANTS.items() if plant.direct} >= set(INDIRECT_SEEDS_MAX)
+    direct = {name for name, plant in PLANTS.items() if plant.direct}
+    assert direct == set(INDIRECT_SEEDS_MAX) | SEEN_WHERE_IT_STANDS_ONLY
