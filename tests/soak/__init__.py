@@ -1,1 +1,1 @@
-"""Long trials with real processes. Each is a command of its own: `python -m tests.soak.NAME --help`."""
+"""Long runs with real processes, as commands: `python -m tests.soak.NAME --help`. See docs/proof.md."""
