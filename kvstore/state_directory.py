@@ -21,6 +21,8 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
+from threading import Lock
+from time import monotonic, sleep
 from typing import Any
 
 import plyvel
@@ -40,13 +42,28 @@ BLOOM_BITS = 10
 
 BLOCK_CACHE_BYTES = 32 * 1024 * 1024
 
-MEMTABLE_BYTES_MAX = 32 * 1024 * 1024
-"""LevelDB moves its memory table to disk by itself at this size. Below the flush size, so that one flush
-does not write 64 MiB at once; two of them may be in memory."""
+MEMTABLE_BYTES_MAX = 512 * 1024 * 1024
+"""At this size LevelDB would move its memory table to disk by itself. Never reached: it would then hold up
+the next write until the table before it is there, and until its young tables are merged: ten seconds
+were seen on a busy disk, on the event loop. Before that `compact_range` moves it, in a thread."""
+
+YOUNG_TABLES_MAX = 8
+"""From so many on LevelDB slows every write down, and at twelve it stops them."""
+_YOUNG_TABLES_PROPERTY = b"leveldb.num-files-at-level0"
+_YOUNG_TABLES_POLL_S = 0.005
+_YOUNG_TABLES_WAIT_S_MAX = 30.0
+"""Then something is wrong with the disk, and the next write will tell."""
+
+_moving = Lock()
+"""Held while a memory table is moved. A second move would wait for the first at the head of LevelDB's queue
+of writers, and all writes behind it."""
 
 
-def open_level_db(slot: str, *, create: bool = False, memtable_bytes_max: int = MEMTABLE_BYTES_MAX) -> Any:
-    """Open the LevelDB in `slot`, or make it if `create`. Raises StateCorrupt, StateFailed."""
+def open_level_db(slot: str, *, create: bool = False, memtable_bytes_max: int = 0) -> Any:
+    """Open the LevelDB in `slot`, or make it if `create`. `memtable_bytes_max`: 0 is the default.
+
+    Raises StateCorrupt, StateFailed.
+    """
     try:
         if os.path.exists(os.path.join(slot, CORRUPT_MARKER)):
             raise StateCorrupt(slot, "an earlier run met corrupt data and left a marker")
@@ -55,7 +72,7 @@ def open_level_db(slot: str, *, create: bool = False, memtable_bytes_max: int = 
             slot,
             create_if_missing=create,
             paranoid_checks=True,
-            write_buffer_size=memtable_bytes_max,
+            write_buffer_size=memtable_bytes_max or MEMTABLE_BYTES_MAX,
             lru_cache_size=BLOCK_CACHE_BYTES,
             bloom_filter_bits=BLOOM_BITS,
         )
@@ -72,8 +89,20 @@ def sync_level_db(level_db: Any) -> None:
     for: none, since no record begins with 0xFF. It reports no error, though. LevelDB remembers a
     failed write and refuses the next one, so a write tells.
     """
-    level_db.compact_range(start=b"\xff\xff", stop=b"\xff\xff")
+    compact_range(level_db, b"\xff\xff", b"\xff\xff")
     level_db.delete(META_END)  # no such record; the write is what counts
+
+
+def compact_range(level_db: Any, start: bytes, stop: bytes) -> None:
+    """LevelDB's, so that no write has to wait for it: moves the memory table, then merges what lies between
+    `start` and `stop`. From any thread but the loop's. Raises plyvel.Error."""
+    with _moving:
+        end_s = monotonic() + _YOUNG_TABLES_WAIT_S_MAX
+        while int(level_db.get_property(_YOUNG_TABLES_PROPERTY) or 0) >= YOUNG_TABLES_MAX:
+            if monotonic() >= end_s:
+                break
+            sleep(_YOUNG_TABLES_POLL_S)
+        level_db.compact_range(start=start, stop=stop)
 
 
 def _delete_logs(slot: str) -> None:

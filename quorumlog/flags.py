@@ -94,7 +94,7 @@ OPTIONS: Final = (
     Option("log-segment-bytes", "67108864", "size of one file of the Raft log", "BYTES"),
     Option(
         "state-flush-bytes",
-        "67108864",
+        "33554432",
         "make the state durable after so much was written to it: what is replayed after a crash",
         "BYTES",
     ),

@@ -41,7 +41,7 @@ class Waiting(Protocol):
     def applied_term(self, term: int) -> None: ...
 
 
-_Work: TypeAlias = Generator[None, None, Sequence[object]]
+_Work: TypeAlias = Generator[float | None, None, Sequence[object]]
 
 
 class _Group(NamedTuple):
@@ -68,12 +68,14 @@ class Applier:
         flush_bytes: int,
         flush_worker: Worker,
         flushed: Callable[[], None],
+        wake_later: Callable[[float], None],
         failed: Callable[[BaseException], None],
         stats: NodeStats,
     ) -> None:
         """`queued_index`: the first entry submitted is the one after it. `flushed` is told of each flush.
         `flush_bytes`: flush after so much of the log, even if the machine sees no reason to: commands that
-        change nothing fill the log all the same, and it is only cut behind a flush."""
+        change nothing fill the log all the same, and it is only cut behind a flush. `wake_later`: has `run`
+        called after so many seconds."""
         self._machine = machine
         self._run_id = run_id
         self._waiting = waiting
@@ -82,6 +84,7 @@ class Applier:
         self._flush_bytes = flush_bytes
         self._flush_worker = flush_worker
         self._told_flushed = flushed
+        self._wake_later = wake_later
         self._failed = failed
         self._stats = stats
         self._queue: deque[Sequence[Entry]] = deque()
@@ -93,6 +96,8 @@ class Applier:
         self._flushed_bytes = 0
         """`_queued_bytes` when the last flush began."""
         self._flushing = False
+        self._rest_until_s = 0.0
+        """The machine has asked for it: it is ahead of its disk."""
         self.is_waiting = False
         """Nothing is applied: the state is lost, or about to be replaced."""
         self.flushed_index: LogIndex = machine.applied_index
@@ -102,7 +107,7 @@ class Applier:
     @property
     def has_work(self) -> bool:
         """Whether `run` would do something."""
-        return not self.is_waiting and self._is_busy
+        return self._is_busy and not self.is_waiting and self._clock() >= self._rest_until_s
 
     @property
     def is_idle(self) -> bool:
@@ -130,16 +135,17 @@ class Applier:
         """Apply for about the budget, at least one slice. Return the last index applied, 0 if
         no group was finished. Raises StateMachineError."""
         applied_index: LogIndex = 0
-        if self.is_waiting:
+        now_s = self._clock()
+        if self.is_waiting or now_s < self._rest_until_s:
             return applied_index
-        end_s = self._clock() + self._budget_s
+        end_s = now_s + self._budget_s
         while self._group is not None or self._queue:
             if self._group is None:
                 self._group = self._begin(self._queue.popleft())
             if self._step(self._group):
                 applied_index = self._group.entries[-1].index
                 self._group = None
-            if self._clock() >= end_s:
+            if self._clock() >= end_s or self._rest_until_s > now_s:
                 break
         return applied_index
 
@@ -203,7 +209,10 @@ class Applier:
     def _step(self, group: _Group) -> bool:
         """Do a slice of `group`; return whether it is done, its results told."""
         try:
-            next(group.work)
+            rest_s = next(group.work)
+            if rest_s:
+                self._rest_until_s = self._clock() + rest_s
+                self._wake_later(rest_s)
             return False
         except StopIteration as stop:
             results = stop.value

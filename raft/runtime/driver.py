@@ -122,6 +122,7 @@ class Driver:
             flush_bytes=config.log_bytes_max // FLUSHES_PER_LOG if can_snapshot(machine) else NEVER_BYTES,
             flush_worker=flush_worker,
             flushed=self._on_flushed,
+            wake_later=self._wake_later,
             failed=self._fail,
             stats=stats,
         )
@@ -296,6 +297,9 @@ class Driver:
         if not self._turn_due and not self._stopped:
             self._turn_due = True
             self._loop.call_soon(self._turn_soon)
+
+    def _wake_later(self, rest_s: float) -> None:
+        self._loop.call_later(rest_s, self.wake)
 
     def _turn_soon(self) -> None:
         self._turn_due = False

@@ -46,11 +46,13 @@ class StateMachine(Protocol):
 
     # Optional, for machines with commands that take long:
     #
-    # def apply_sliced(self, commands, applied_index) -> Generator[None, None, Sequence[object]]
+    # def apply_sliced(self, commands, applied_index) -> Generator[float | None, None, Sequence[object]]
     #     As `apply`, which is then not called: a generator that yields wherever it may pause, and
-    #     returns the results. Between two of its steps the loop goes on, and any other method may be
-    #     called but the next `apply_sliced`; nothing of a command may be visible before all of it is.
-    #     When the node ends in a pause the generator is closed: its group is applied at the next start.
+    #     returns the results. It yields None, or for how many seconds it wants to rest: while its disk is
+    #     behind, so that the next write does not hold up the loop. Between two of its steps the loop goes on,
+    #     and any other method may be called but the next `apply_sliced`; nothing of a command may be visible
+    #     before all of it is. When the node ends in a pause the generator is closed: its group is applied at
+    #     the next start.
 
     def flush_wanted(self) -> bool:
         """True when so much was applied since the last flush that a restart would be slow."""

@@ -21,16 +21,17 @@ class Pausing:
     def __init__(self) -> None:
         self.applied_index = 0
         self.seen: list[bytes] = []
+        self.rest_s: float | None = None
 
     def apply(self, commands: Sequence[Command], applied_index: int) -> Sequence[object]:
         raise AssertionError("not where there is apply_sliced")
 
     def apply_sliced(
         self, commands: Sequence[Command], applied_index: int
-    ) -> Generator[None, None, Sequence[object]]:
+    ) -> Generator[float | None, None, Sequence[object]]:
         for command in commands:
             for _ in range(command.data[0]):
-                yield
+                yield self.rest_s
             if command.data[0] == 99:
                 raise ValueError
             self.seen.append(command.data)
@@ -74,6 +75,7 @@ def parts() -> tuple[Applier, Pausing, Waiting]:
         flush_bytes=1 << 40,
         flush_worker=None,  # type: ignore[arg-type]
         flushed=lambda: None,
+        wake_later=lambda rest_s: None,
         failed=lambda error: None,
         stats=NodeStats(),
     )
@@ -122,6 +124,25 @@ def test_a_state_that_is_beyond_all_that_was_handed_out(parts: tuple[Applier, Pa
     while applier.has_work:
         applier.run()
     assert sorted(waiting.results) == [21]
+
+
+def test_a_machine_that_asks_for_a_rest_gets_it_and_nothing_overtakes(
+    parts: tuple[Applier, Pausing, Waiting],
+) -> None:
+    applier, machine, waiting = parts
+    rests: list[float] = []
+    applier._wake_later = rests.append
+    now_s = 0.0
+    applier._clock = lambda: now_s
+    applier._budget_s = 100.0
+    machine.rest_s = 7.0
+    applier.submit([entry(1, b"\x01")])
+    applier.submit([entry(2, b"\x00")])
+    assert applier.run() == 0 and rests == [7.0]
+    assert not applier.has_work and not applier.is_idle and applier.run() == 0
+    now_s = 7.0
+    assert applier.has_work and applier.run() == 2
+    assert list(waiting.results) == [1, 2] and rests == [7.0]
 
 
 def test_an_error_after_a_pause_is_fatal_too(parts: tuple[Applier, Pausing, Waiting]) -> None:
