@@ -290,7 +290,7 @@ async def verify(cluster: LocalCluster, history: History, evidence: Path) -> Non
         history.operations.append(last)
         await perform(rpc, last, 10.0)
         assert last.outcome == "ok", f"the last read failed: {last.error}"
-        records = await _past(rpc, missing_revisions(history.operations))
+        records = await past(rpc, missing_revisions(history.operations))
     violations = check_revisions(history.operations, records=records)
     violations += check_linearizable(history.operations)
     if violations:
@@ -315,7 +315,7 @@ async def verify_equal_members(cluster: LocalCluster, revision: int) -> None:
     assert len(set(hashes.values())) == 1, f"members differ at revision {revision}: {hashes}"
 
 
-async def _past(rpc: Rpc, revisions: Sequence[int]) -> dict[int, dict[bytes, bytes | None]]:
+async def past(rpc: Rpc, revisions: Sequence[int]) -> dict[int, dict[bytes, bytes | None]]:
     """Return what each of the revisions changed, from the store's own history."""
     records = {}
     for revision in revisions:
