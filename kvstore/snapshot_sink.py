@@ -127,6 +127,15 @@ class StateSink:
             self._stage = _Stage.COMMITTED
 
     @property
+    def index(self) -> int:
+        """The applied index of the state, once it is finished. Not 0."""
+        return self._database.facts.applied_index if self._database is not None else 0
+
+    def give_up(self) -> None:
+        """It is not wanted any more: a check that takes long ends soon. From any thread."""
+        self._is_unwanted.set()
+
+    @property
     def is_committed(self) -> bool:
         return self._stage is _Stage.COMMITTED
 

@@ -203,6 +203,12 @@ class Installer:
             return
         if self._stopped:
             return
+        try:
+            self._go_on(meta)
+        except Exception as raised:
+            self._failed(raised)
+
+    def _go_on(self, meta: SnapshotMeta) -> None:
         self.is_lost = False
         self._stats.snapshots_installed += 1
         logger.info("the state is that of entry %d now, by a snapshot", meta.index)
@@ -212,11 +218,7 @@ class Installer:
             self._phase = _Phase.MARKING
             self._writer.release()
         else:
-            try:
-                self._core.state_restored(meta.index)
-            except Exception as raised:
-                self._failed(raised)
-                return
+            self._core.state_restored(meta.index)
             self._finish()
 
     def _finish(self) -> None:

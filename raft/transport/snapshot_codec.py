@@ -152,10 +152,20 @@ _ENCODERS: Final[dict[type, tuple[str, Callable[[Any], Any]]]] = {
 # In -----------------------------------------------------------------------------------------------
 
 
+SMALL_FRAME_BYTES_MAX: Final = 64 * 1024
+"""Of every kind but those that carry a position."""
+_LARGE_KINDS: Final = frozenset(
+    number << 3 | 2 for number in (pb.SnapshotFrame.PIECE_FIELD_NUMBER, pb.SnapshotFrame.ACCEPT_FIELD_NUMBER)
+)
+
+
 def decode(data: bytes) -> Frame:
     """Return what a frame of a pipe says. Raises CodecError."""
     if len(data) > PIPE_FRAME_BYTES_MAX:
         raise CodecError(f"a frame of {len(data)} bytes; the limit is {PIPE_FRAME_BYTES_MAX}")
+    if len(data) > SMALL_FRAME_BYTES_MAX and data[0] not in _LARGE_KINDS:
+        # Before it is parsed: a header with ten million members takes seconds, on the loop.
+        raise CodecError(f"a frame of {len(data)} bytes, of a kind that has {SMALL_FRAME_BYTES_MAX} at most")
     try:
         frame = pb.SnapshotFrame.FromString(data)
     except DecodeError as error:

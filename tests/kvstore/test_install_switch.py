@@ -16,6 +16,7 @@ from kvstore.errors import ApiError, StateError, StateFailed
 from kvstore.keys import LATEST
 from kvstore.pb.rpc_pb2 import PutRequest, RangeRequest
 from kvstore.snapshot_file import SnapshotReader
+from kvstore.snapshot_sink import StateSink
 from kvstore.store import Store, open_or_rebuild
 from kvstore.view import SnapshotView
 from tests.kvstore.files import active_slot
@@ -266,6 +267,26 @@ async def test_a_corrupt_state_is_replaced_by_another_members(store: Store, send
 
 
 # -- attempts that come to nothing
+
+
+async def test_a_sink_says_where_its_state_is_and_gives_a_long_check_up(
+    store: Store, sender: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the switch: a state of another index than was announced would be one that no start could use."""
+    filled(sender, 2000)
+    sink = written(store, taken(sender))
+    assert isinstance(sink, StateSink) and sink.index == 0
+    sink.finish()
+    assert sink.index == sender.applied_index > 0
+    sink.discard()
+    monkeypatch.setattr("kvstore.snapshot_sink._COUNTED_AT_ONCE", 1)
+    sink = written(store, taken(sender))
+    assert isinstance(sink, StateSink)
+    sink.give_up()
+    with pytest.raises(StateFailed, match="not wanted"):
+        sink.finish()
+    sink.discard()
+    assert slots(store) == ["slot-000001"]
 
 
 async def test_an_attempt_that_is_discarded_leaves_nothing(store: Store, sender: Store) -> None:

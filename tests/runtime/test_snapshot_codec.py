@@ -178,6 +178,14 @@ def test_what_is_too_large_is_refused_on_the_way_out_and_in() -> None:
         codec.decode(bytes(PIPE_FRAME_BYTES_MAX + 1))
 
 
+def test_a_header_that_is_too_large_is_refused_before_it_is_parsed() -> None:
+    """Ten million members in it would keep the event loop for seconds."""
+    membership = pb.Membership(voters=range(1, 100_000))
+    header = pb.SnapshotHeader(snapshot_id=1, index=1, term=1, membership=membership)
+    with pytest.raises(CodecError, match="of a kind that has 65536 at most"):
+        codec.decode(pb.SnapshotFrame(header=header).SerializeToString())
+
+
 def test_a_text_is_cut_and_may_hold_anything() -> None:
     long = codec.SnapshotResult(codec.Outcome.FAILED, "x" * 5000)
     cut = codec.SnapshotResult(codec.Outcome.FAILED, "x" * codec.TEXT_CHARS_MAX)
