@@ -188,7 +188,7 @@ class Sender:
         self._sending.add(member)
         held = self._hold(member, index)
         if held is None:
-            self._finish_later(member, Outcome.BROKEN)
+            self._finish_later(member, Outcome.BROKEN, 0)
             return
         node = self._node
         node.world.counts["snapshots_begun"] += 1
@@ -228,20 +228,21 @@ class Sender:
             node.later(keep, self._expire, member, held, held.attempts)
         else:
             self._let_go(member, held)
-        self._finish_later(member, outcome)
+        self._finish_later(member, outcome, held.meta.index)
 
     def _send_again(self, member: NodeId, held: Held) -> None:
         Transfer(self._node, self._node.world.nodes[member], held, is_late=True).start()
 
-    def _finish_later(self, member: NodeId, outcome: Outcome) -> None:
-        """Tell the core; after a failure not before a pause, for it will want the next one at once."""
+    def _finish_later(self, member: NodeId, outcome: Outcome, index: LogIndex) -> None:
+        """Tell the core; after a failure not before a pause, for it will want the next one at once.
+        `index`: of the state, which the member has if it says that it is installed, or not needed."""
         is_final = outcome in (Outcome.INSTALLED, Outcome.NOT_NEEDED)
         pause: Time = 0 if is_final else self._node.random.randrange(TICK, 4 * TICK)
-        self._node.later(pause, self._finish, member)
+        self._node.later(pause, self._finish, member, index if is_final else 0)
 
-    def _finish(self, member: NodeId) -> None:
+    def _finish(self, member: NodeId, index: LogIndex) -> None:
         self._sending.discard(member)
-        self._node.core.snapshot_finished(member)
+        self._node.core.snapshot_finished(member, index)
         self._node.turn()
 
     def _expire(self, member: NodeId, held: Held, attempts: int) -> None:
