@@ -17,6 +17,7 @@ from kvstore.dooms import Doom, doom_of_meta
 from kvstore.errors import StateCorrupt, StateFailed, StateFormatUnknown
 from kvstore.keys import (
     FORMAT,
+    FORMATS_READ,
     META_BASE,
     META_DOOM,
     META_FORMAT,
@@ -158,8 +159,10 @@ def _read_facts(db: Any, slot: str) -> StateFacts:
         db.put(META_FORMAT, META_NUMBER.pack(FORMAT))
         return StateFacts()
     (found,) = META_NUMBER.unpack(form)
-    if found != FORMAT:
+    if found not in FORMATS_READ:
         raise StateFormatUnknown(slot, found, FORMAT)
+    if found != FORMAT:
+        db.put(META_FORMAT, META_NUMBER.pack(FORMAT))
     facts = StateFacts()
     position = db.get(META_POSITION, verify_checksums=True)
     if position is not None:

@@ -1,18 +1,27 @@
 """Deletes of many keys: how a million of them go at once, and yet in slices.
 
 A delete writes for each key a tombstone (`r`, `k`) and removes the newest version (`c`). Of a large one
-neither fits into one batch or one turn of the loop, and half of a delete must never be seen. So:
+neither fits into one batch or one turn of the loop, and half of a delete must never be seen. So one batch
+sets the new revision, the applied index, and a `doom`, which says that the `c` records of the range with an
+older revision are dead. What is done before that batch and what after it:
 
-    1  count       what is alive in the range, in slices; what may fail fails here
-    2  tombstones  in slices, at a revision that is not reached yet: nobody reads above the present one
-    3  switch      one batch: the new revision, the applied index, and a `doom`, which says that the `c`
-                   records of the range with an older revision are dead
-    4  burial      in slices, in the background: the dead records go, and at last the doom
+    in a txn, or with prev_kv       the answer depends on every key, so the log waits
+      1  count       what is alive in the range, in slices; what may fail fails here
+      2  tombstones  in slices, at a revision that is not reached yet: nobody reads above the present one
+      3  switch      the batch
+      4  burial      in slices, in the background: the dead records go, and at last the doom
 
-A crash in 1 or 2 leaves tombstones above the revision. The log brings the same command again, and with it
-the same tombstones at the same places: the command begins on a state without anything pending
-(`Store.apply_sliced`), so numbers do not depend on how commands were grouped. After 3 the delete is done;
-every read of `c` goes by the dooms until the burial is over, and that goes on where it was.
+    any other                       the log goes on at once (kvstore.late_deletes)
+      1  search      for a few living keys
+      2  switch      the batch; the doom says that its tombstones are unwritten
+      3  tombstones  in slices, in the background
+      4  burial      likewise
+
+A crash before the switch leaves tombstones above the revision at most. The log brings the same command again,
+and with it the same tombstones at the same places: the command begins on a state without anything pending
+(`Store.apply_sliced`), so numbers do not depend on how commands were grouped. After it the delete is done;
+every read of `c` goes by the dooms until the burial is over, every read of history by those that are
+unwritten, and the background work goes on where it was.
 """
 
 from __future__ import annotations
@@ -40,7 +49,15 @@ SLICE_KEYS_MAX = 128
 """Keys in a slice, two records each."""
 SLICE_BYTES_MAX = 256 * 1024
 
+DOOMS_MAX = 64
+"""With so many, the next command that may delete a range waits for the background work: every read asks them
+all."""
+
 _LENGTH = Struct(">I")
+_UNWRITTEN = 2**31
+"""In the length of `start`: how far the tombstones are follows it."""
+_PROGRESS = Struct(">QI")
+"""How many are written, and the length of `unwritten_from`, which follows."""
 
 
 class Doom(NamedTuple):
@@ -52,22 +69,42 @@ class Doom(NamedTuple):
     sub: int
     """Of the first tombstone. With `revision` it tells dooms apart."""
     count: int = 0  # type: ignore[assignment]  # tuple.count is shadowed on purpose
-    """Tombstones that go with it. Matters until they are written, like the next."""
+    """Tombstones that go with it. In a txn matters until they are written, like the next."""
     excluded: frozenset[bytes] = frozenset()
     """Records in the range that the command had written before, and so has deleted by itself."""
+    unwritten_from: bytes = b""
+    """The `c` record of the first key whose tombstone may be unwritten; empty if all are written. `count` is
+    how many are."""
+
+    @property
+    def is_unwritten(self) -> bool:
+        return bool(self.unwritten_from)
 
     def meta(self) -> tuple[bytes, bytes]:
         """Return the record that is kept until the burial is over."""
-        value = _LENGTH.pack(len(self.start)) + self.start + self.stop
-        return META_DOOM + pack_revision(self.revision, self.sub), value
+        name = META_DOOM + pack_revision(self.revision, self.sub)
+        size = len(self.start)
+        if not self.is_unwritten:
+            return name, _LENGTH.pack(size) + self.start + self.stop
+        progress = _PROGRESS.pack(self.count, len(self.unwritten_from)) + self.unwritten_from
+        return name, _LENGTH.pack(_UNWRITTEN | size) + progress + self.start + self.stop
 
 
 def doom_of_meta(record: bytes, value: bytes) -> Doom:
-    """Return the doom that `meta` was made of, so far as it is kept."""
+    """Return the doom that `meta` was made of, so far as it is kept. Raises struct.error for what is none."""
     revision, sub = unpack_revision(record, len(META_DOOM))
-    (length,) = _LENGTH.unpack_from(value)
-    start = _LENGTH.size + length
-    return Doom(value[_LENGTH.size : start], value[start:], revision, sub)
+    (size,) = _LENGTH.unpack_from(value)
+    at = _LENGTH.size
+    count = 0
+    unwritten_from = b""
+    if size & _UNWRITTEN:
+        size -= _UNWRITTEN
+        count, from_bytes = _PROGRESS.unpack_from(value, at)
+        at += _PROGRESS.size
+        unwritten_from = value[at : at + from_bytes]
+        at += from_bytes
+    start, stop = value[at : at + size], value[at + size :]
+    return Doom(start, stop, revision, sub, count, unwritten_from=unwritten_from)
 
 
 def is_doomed(dooms: Sequence[Doom], record: bytes, stored: bytes) -> bool:
@@ -76,8 +113,18 @@ def is_doomed(dooms: Sequence[Doom], record: bytes, stored: bytes) -> bool:
     return any(doom.start <= record < doom.stop and mod < doom.revision for doom in dooms)
 
 
+def is_deleted_since(unwritten: Sequence[Doom], record: bytes, main: int, revision: int) -> bool:
+    """Tell whether a tombstone that is unwritten follows the newest version of a key at or below `revision`,
+    which is of the revision `main`. `record`: the key, as a `c` record."""
+    return any(main < doom.revision <= revision and doom.start <= record < doom.stop for doom in unwritten)
+
+
 def overlapping(dooms: Sequence[Doom], start: bytes, stop: bytes) -> Sequence[Doom]:
     return [doom for doom in dooms if doom.start < stop and start < doom.stop] if dooms else ()
+
+
+def overlapping_unwritten(dooms: Sequence[Doom], start: bytes, stop: bytes) -> Sequence[Doom]:
+    return [doom for doom in overlapping(dooms, start, stop) if doom.is_unwritten] if dooms else ()
 
 
 def write_tombstones(db: Any, doom: Doom, earlier: Sequence[Doom]) -> Sliced[int]:
@@ -126,7 +173,8 @@ def bury_slice(db: Any, doom: Doom) -> tuple[Doom | None, list[tuple[bytes, int]
                 batch.delete(record)
                 removed.append((record, len(record) + len(stored)))
             if passed >= SLICE_KEYS_MAX or read_bytes >= SLICE_BYTES_MAX:
-                rest = doom._replace(start=record + b"\x00")
+                start = record + b"\x00"
+                rest = doom._replace(start=start) if start < doom.stop else None
                 break
     if rest is not None:
         batch.put(*rest.meta())

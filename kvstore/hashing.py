@@ -2,8 +2,8 @@
 values are of its own file format, and cannot be had from ours.
 
 Members remove compacted history each at its own pace, so what is hashed is what a finished removal
-leaves (kvstore.sweep), whether or not the rest is still there: two members with the same log applied have
-the same hash at every moment.
+leaves (kvstore.sweep), whether or not the rest is still there, and likewise the tombstones of large deletes,
+written or not (kvstore.history): two members with the same log applied have the same hash at every moment.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from zlib import crc32
 
+from kvstore.dooms import is_deleted_since
+from kvstore.history import event_records, index_records
 from kvstore.keys import (
     EVENT,
     EVENT_TOMBSTONE,
-    INDEX,
-    INDEX_END,
     INDEX_TOMBSTONE,
     LATEST,
     LATEST_END,
@@ -71,7 +71,11 @@ def _hash_index(view: SnapshotView, found: int) -> Sliced[int]:
     end = pack_revision(view.revision + 1, 0)
     last = b""
     worked = 0
-    for record, flag in view.items(INDEX, INDEX_END):
+    for item in index_records(view):
+        if item is None:
+            yield
+            continue
+        record, flag = item
         worked += RECORD_COST_BYTES
         if worked >= SLICE_BYTES:
             worked = 0
@@ -93,7 +97,11 @@ def _hash_events(view: SnapshotView, revision: int, found: int) -> Sliced[int]:
     """Go on with the `r` records up to `revision` that are kept."""
     bound = b"" if view.is_swept else EVENT + pack_revision(view.compact_revision + 1, 0)
     worked = 0
-    for record, event in view.items(EVENT, EVENT + pack_revision(revision + 1, 0)):
+    for item in event_records(view, revision):
+        if item is None:
+            yield
+            continue
+        record, event = item
         if record >= bound or not _is_superseded(view, record, event):
             found = crc32(event, crc32(record, found))
         worked += len(event) + RECORD_COST_BYTES
@@ -110,9 +118,13 @@ def _is_superseded(view: SnapshotView, record: bytes, event: bytes) -> bool:
         return True
     key = key_of_event(event)
     at = record[len(EVENT) :]
-    latest = view.get(LATEST + key)
-    if latest is not None and unpack_header(latest)[1] == unpack_revision(at)[0]:
+    main, _ = unpack_revision(at)
+    name = LATEST + key
+    latest = view.get(name)
+    if latest is not None and unpack_header(latest)[1] == main:
         return False
+    if is_deleted_since(view.unwritten(name, name + b"\x00"), name, main, view.compact_revision):
+        return True
     prefix = index_prefix(key)
     bound = prefix + pack_revision(view.compact_revision + 1, 0)
     return next(iter(view.keys(prefix + at + b"\x00", bound)), None) is not None

@@ -41,8 +41,13 @@ META_BASE = META + b"base"
 """In a restored cluster the snapshot that its log begins on (`kvstore.restore.Base`), on every member the
 same. Without this record an empty state with a log from index 1 would look as good as a whole one."""
 
-FORMAT = 1
-"""Stored under META_FORMAT; raised when the layout changes."""
+FORMAT = 2
+"""Stored under META_FORMAT; raised when the layout changes.
+
+1   no doom is unwritten (kvstore.dooms)
+"""
+FORMATS_READ = (1, FORMAT)
+"""A state of format 1 is one of format 2, and becomes one when it is opened."""
 
 INDEX_TERMINATOR = b"\x00\x01"
 INDEX_TOMBSTONE = b"\x01"
@@ -90,13 +95,6 @@ class Span(NamedTuple):
         if self.end is None:
             return start, start + b"\x00"
         return start, LATEST + self.end if self.end else LATEST_END
-
-    def versions(self) -> tuple[bytes, bytes]:
-        """Return start and stop among the `k` records."""
-        start = index_prefix(self.key)
-        if self.end is None:
-            return start, index_prefix_end(start)
-        return start, index_prefix(self.end) if self.end else INDEX_END
 
     @property
     def is_empty(self) -> bool:

@@ -16,19 +16,14 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 from kvstore.errors import COMPACTED, FUTURE_REVISION, RESPONSE_TOO_LARGE
+from kvstore.history import COUNT_CHUNK, alive_at, lookup, stored_at
 from kvstore.keys import (
     HEADER_BYTES,
-    INDEX_TOMBSTONE,
     LATEST,
     REVISION_BYTES,
     Span,
-    event_of_index,
     index_key,
-    index_prefix,
-    index_prefix_end,
-    pack_revision,
     request_span,
-    stored_of_event,
     unpack_header,
 )
 from kvstore.pb.rpc_pb2 import RangeRequest, RangeResponse
@@ -42,10 +37,6 @@ RESPONSE_BYTES_MAX = 512 * 1024 * 1024
 """Keys and values in one answer. A protobuf message ends at 2 GiB, and the answer exists three times in
 memory while it is sent. Not a setting: a txn that meets it fails, and must fail on every member."""
 
-VERSIONS_WALKED_MAX = 16
-"""Versions of one key that a read at an old revision steps over before it seeks instead."""
-
-COUNT_CHUNK = 1024
 SORT_RUN = 2048
 
 ITEM_BYTES = 64
@@ -184,62 +175,12 @@ def _stored(view: View, span: Span, revision: int) -> Iterator[Item | None]:
         for item in view.latest(*span.latest()):
             yield None if item is None else (item[0][1:], item[1])
     else:
-        for version in _index_at(view, span, revision):
+        for version in alive_at(view, *span.latest(), revision):
             if version is None:
                 yield None
                 continue
             key = index_key(version[:-REVISION_BYTES])
-            yield key, _event(view, version, key)
-
-
-def lookup(view: View, key: bytes, revision: int) -> bytes | None:
-    """Return header and value of one key as of `revision` (0: now), or None."""
-    if not revision:
-        return view.get(LATEST + key)
-    prefix = index_prefix(key)
-    newest = view.last(prefix, prefix + pack_revision(revision + 1, 0))
-    if newest is None or newest[1] == INDEX_TOMBSTONE:
-        return None
-    return _event(view, newest[0], key)
-
-
-def _event(view: View, index_record: bytes, key: bytes) -> bytes:
-    event = view.get(event_of_index(index_record))
-    assert event is not None, "the index points to a record that is not there"
-    return stored_of_event(event, key)
-
-
-def _index_at(view: View, span: Span, revision: int) -> Iterator[bytes | None]:
-    """Yield, for each key of `span` alive at `revision`, its `k` record of then; None at pauses."""
-    bound = pack_revision(revision + 1, 0)
-    start, stop = span.versions()
-    walked = 0
-    while True:
-        prefix = b""
-        versions = 0
-        alive: bytes | None = None
-        for record, flag in view.items(start, stop):
-            walked += 1
-            if not walked % COUNT_CHUNK:
-                yield None
-            if record[:-REVISION_BYTES] != prefix:
-                if alive is not None:
-                    yield alive
-                prefix, versions, alive = record[:-REVISION_BYTES], 0, None
-            versions += 1
-            if versions > VERSIONS_WALKED_MAX:  # a hot key: seek in it, and go on behind it
-                newest = view.last(prefix, prefix + bound)
-                alive = newest[0] if newest is not None and newest[1] != INDEX_TOMBSTONE else None
-                start = index_prefix_end(prefix)
-                break
-            if record[-REVISION_BYTES:] < bound:
-                alive = record if flag != INDEX_TOMBSTONE else None
-        else:
-            start = b""
-        if alive is not None:
-            yield alive
-        if not start:
-            return
+            yield key, stored_at(view, version, key)
 
 
 def _count(view: View, span: Span, revision: int) -> Sliced[int]:
@@ -247,7 +188,7 @@ def _count(view: View, span: Span, revision: int) -> Sliced[int]:
     if span.end is None:
         return 0 if lookup(view, span.key, revision) is None else 1
     if revision:
-        for record in _index_at(view, span, revision):
+        for record in alive_at(view, *span.latest(), revision):
             if record is None:
                 yield
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import plyvel
@@ -29,6 +30,7 @@ from kvstore.errors import (
 )
 from kvstore.hashing import hash_all, hash_revisions
 from kvstore.keys import FORMAT, LATEST, META_MEMBER
+from kvstore.late_deletes import LateDelete, count_deleted
 from kvstore.pb.command_pb2 import PublishRequest
 from kvstore.pb.rpc_pb2 import RangeRequest, TxnRequest, TxnResponse
 from kvstore.ranges import RangeResult, check_revision, range_over
@@ -41,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+DELETED_NOTED_MAX = 256
+"""Large deletes of which it is remembered how many keys they had. Who was to be told of one asks at once."""
+
 
 class ReadableStore:
     """The half of `Store` that changes nothing."""
@@ -50,6 +55,8 @@ class ReadableStore:
         self._closed = False
         self.on_failure: Callable[[StateError], None] | None = None
         """Called once, on any thread, when the state cannot be used any more. The process must end then."""
+        self._deleted: dict[int, int] = {}
+        """How many keys the last large deletes had, by revision, once that is written down."""
         self.is_lost = False
         """The state is not what it must be, and nothing of it may be read or go on: it waits for that of
         another member."""
@@ -83,6 +90,15 @@ class ReadableStore:
         """True if nothing is left of what the last compaction removes."""
         return self._swept >= swept_end(self._compact_revision)
 
+    @property
+    def written_revision(self) -> int:
+        """Up to here every change has its events. Above it those of large deletes may be missing for a while
+        (`kvstore.late_deletes`), and who follows events must wait."""
+        for doom in self._dooms:
+            if doom.is_unwritten:
+                return doom.revision - 1
+        return self._revision
+
     def get_nowait(self, key: bytes) -> bytes | None:
         """Return header and value of a key's newest version (see kvstore.keys), or None."""
         self._check_usable()
@@ -101,6 +117,26 @@ class ReadableStore:
     async def txn(self, request: TxnRequest) -> TxnResponse:
         """Answer a txn that only reads (`checks.is_read_only`). Raises ApiError."""
         return await self._read(lambda view: txn.read_txn(view, request))
+
+    async def deleted(self, delete: LateDelete) -> int:
+        """Return how many keys a large delete, the result of a command, has deleted.
+
+        Raises ApiError, which says that the delete was applied.
+        """
+        try:
+            for doom in self._dooms:
+                if doom.revision == delete.revision and doom.is_unwritten:
+                    return await self._read(partial(count_deleted, doom=doom))
+            if delete.revision in self._deleted:
+                return self._deleted[delete.revision]
+            raise STATE_REPLACED.error()
+        except ApiError as error:
+            raise ApiError(error.code, error.message, applied="yes") from None
+
+    def _note_deleted(self, revision: int, count: int) -> None:
+        self._deleted[revision] = count
+        if len(self._deleted) > DELETED_NOTED_MAX:
+            del self._deleted[next(iter(self._deleted))]
 
     async def hash_revisions(self, revision: int) -> tuple[int, int, int]:
         """Return (hash of the kept changes up to `revision`, revision of the store, compact revision).

@@ -8,24 +8,26 @@ and there. Whatever the rest of the store takes for granted when it reads a reco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from struct import Struct
+from contextlib import suppress
+from struct import error as struct_error
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from kvstore.dooms import doom_of_meta
+from kvstore.dooms import Doom, doom_of_meta
 from kvstore.keys import (
     EVENT,
     EVENT_HEAD_BYTES,
     EVENT_PUT,
     EVENT_TOMBSTONE,
-    FORMAT,
+    FORMATS_READ,
     HEADER_BYTES,
     INDEX,
     INDEX_PUT,
     INDEX_TERMINATOR,
     INDEX_TOMBSTONE,
     LATEST,
+    LATEST_END,
     META_BASE,
     META_DOOM,
     META_FORMAT,
@@ -35,6 +37,7 @@ from kvstore.keys import (
     META_SWEPT,
     POSITION,
     REVISION_BYTES,
+    pack_revision,
     unpack_event_head,
     unpack_header,
     unpack_revision,
@@ -43,7 +46,6 @@ from kvstore.pb.command_pb2 import PublishRequest
 from kvstore.sweep import swept_end
 
 _INDEX_TAIL_BYTES: Final = len(INDEX_TERMINATOR) + REVISION_BYTES
-_DOOM_LENGTH: Final = Struct(">I")
 
 
 class RecordChecks:
@@ -58,6 +60,8 @@ class RecordChecks:
         self._revision_max = 0
         self._position: tuple[int, int, int, int] | None = None
         self._swept = b""
+        self._unwritten_revision_min = 0
+        """Of the first large delete whose tombstones are not all written; 0 if there is none."""
         self._has_format = False
 
     def take(self, records: Sequence[tuple[bytes, bytes]]) -> None:
@@ -83,7 +87,7 @@ class RecordChecks:
 
     def _meta_revision(self, key: bytes, value: bytes) -> int:
         if key == META_FORMAT:
-            if value != META_NUMBER.pack(FORMAT):
+            if value not in map(META_NUMBER.pack, FORMATS_READ):
                 raise ValueError("its records have another format")
             self._has_format = True
         elif key == META_POSITION:
@@ -95,7 +99,10 @@ class RecordChecks:
                 raise ValueError("how far it is swept is no revision")
             self._swept = value
         elif key.startswith(META_DOOM):
-            return _doom_revision(key, value)
+            doom = _doom_of(key, value)
+            if doom.is_unwritten and not self._unwritten_revision_min:
+                self._unwritten_revision_min = doom.revision
+            return doom.revision
         elif key.startswith(META_MEMBER):
             _check_member(key, value)
         elif key != META_BASE:
@@ -115,6 +122,9 @@ class RecordChecks:
             raise ValueError(f"it is at revision {revision}, and has records of {self._revision_max}")
         if self._swept > swept_end(compact_revision):
             raise ValueError("it is swept further than it is compacted")
+        unwritten = self._unwritten_revision_min
+        if unwritten and self._swept >= pack_revision(unwritten, 0):
+            raise ValueError("it is swept over tombstones that are not written")
 
 
 def _latest_revision(key: bytes, value: bytes) -> int:
@@ -149,11 +159,14 @@ def _event_revision(key: bytes, value: bytes) -> int:
     raise ValueError("an event that is none")
 
 
-def _doom_revision(key: bytes, value: bytes) -> int:
-    if len(key) == len(META_DOOM) + REVISION_BYTES and len(value) >= _DOOM_LENGTH.size:
-        doom = doom_of_meta(key, value)
-        if doom.start.startswith(LATEST) and doom.start < doom.stop and doom.meta() == (key, value):
-            return doom.revision
+def _doom_of(key: bytes, value: bytes) -> Doom:
+    if len(key) == len(META_DOOM) + REVISION_BYTES:
+        with suppress(struct_error):
+            doom = doom_of_meta(key, value)
+            # Format 1 has some of which nothing is left.
+            if LATEST < doom.start <= doom.stop <= LATEST_END and doom.meta() == (key, value):
+                if not doom.is_unwritten or (doom.start <= doom.unwritten_from < doom.stop and not doom.sub):
+                    return doom
     raise ValueError("a range of the dead that is none")
 
 

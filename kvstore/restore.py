@@ -25,6 +25,7 @@ from kvstore.database import open_state
 from kvstore.errors import StateFailed
 from kvstore.keys import (
     FORMAT,
+    FORMATS_READ,
     META_BASE,
     META_FORMAT,
     META_NUMBER,
@@ -60,7 +61,7 @@ def restore_state(file: BinaryIO, size_bytes: int, path: str, *, bump_revision: 
     """
     reader = SnapshotReader(file, size_bytes)
     header = reader.header
-    if header.state_format != FORMAT:
+    if header.state_format not in FORMATS_READ:
         raise SnapshotVersionUnknown(
             f"its records have format {header.state_format}, and this program knows {FORMAT}"
         )

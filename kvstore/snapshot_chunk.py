@@ -17,7 +17,7 @@ from hashlib import sha256
 from struct import Struct
 from typing import Final
 
-from kvstore.keys import FORMAT
+from kvstore.keys import FORMAT, FORMATS_READ
 from raft import SNAPSHOT_CHUNK_BYTES_MAX
 
 KEY_IN_POSITION_BYTES_MAX: Final = 64 * 1024
@@ -64,7 +64,7 @@ def unpack_chunk(data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     if not _HEAD.size < size <= SNAPSHOT_CHUNK_BYTES_MAX:
         raise ValueError(f"a chunk of {size} bytes")
     form, position_bytes = _HEAD.unpack_from(data)
-    if form != FORMAT:
+    if form not in FORMATS_READ:
         raise ValueError(f"its records have format {form}, and this program knows {FORMAT}")
     at = _HEAD.size + position_bytes
     if at >= size:

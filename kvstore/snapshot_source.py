@@ -6,7 +6,8 @@ A LevelDB snapshot is the whole secret. What is under way in the store at that m
                                         in the snapshot as they were then, and the receiver goes on from there
     a large delete, tombstones written  left out: they lie above the revision, and the receiver's log brings
     ahead of its revision               the whole command (kvstore.dooms)
-    a large delete, dead not buried     the dooms are records like others: the receiver buries
+    a large delete, dead not buried,    the dooms are records like others, how far it is in them: the receiver
+    or its tombstones not all written   goes on with both
 
 Where one piece ends depends on the records alone, and begins anew after each, so a sending that broke off
 goes on after any of its pieces with what would have followed. Nothing is taken from the store's memory.

@@ -47,8 +47,9 @@ MEMTABLE_BYTES_MAX = 512 * 1024 * 1024
 the next write until the table before it is there, and until its young tables are merged: ten seconds
 were seen on a busy disk, on the event loop. Before that `compact_range` moves it, in a thread."""
 
-YOUNG_TABLES_MAX = 8
-"""From so many on LevelDB slows every write down, and at twelve it stops them."""
+YOUNG_TABLES_MAX = 11
+"""With one more LevelDB would stop all writes until it has merged. From eight on it slows each down by a
+millisecond."""
 _YOUNG_TABLES_PROPERTY = b"leveldb.num-files-at-level0"
 _YOUNG_TABLES_POLL_S = 0.005
 _YOUNG_TABLES_WAIT_S_MAX = 30.0

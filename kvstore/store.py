@@ -8,7 +8,8 @@ A write
     `apply` takes a group of committed commands. Each sees the state with all earlier ones of the group
     done (`view.Overlay`). The outcome goes to LevelDB as one batch, the applied index in it, so a
     crash leaves the whole group or none of it (trap 18; etcd #13766 kept the two apart). A command that
-    may be large begins with nothing before it pending, and pauses on its way (`kvstore.dooms`).
+    may be large begins with nothing before it pending, and pauses on its way (`kvstore.dooms`); where it can
+    be, what is long about it follows in the background (`kvstore.late_deletes`).
 
 A read
     See `kvstore.readable_store`, which is the other half of this class.
@@ -36,7 +37,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
@@ -48,7 +49,7 @@ from kvstore import state_directory, state_slots, txn
 from kvstore.checks import check_delete_range, check_txn
 from kvstore.commands import KIND_BYTES, CommandKind
 from kvstore.database import Database, open_state
-from kvstore.dooms import bury_slice, write_tombstones
+from kvstore.dooms import DOOMS_MAX, bury_slice, write_tombstones
 from kvstore.errors import (
     COMPACTED,
     FUTURE_REVISION,
@@ -59,11 +60,11 @@ from kvstore.errors import (
     StateFailed,
 )
 from kvstore.keys import META_POSITION, POSITION, member_meta
+from kvstore.late_deletes import delete, write_slice
 from kvstore.pb.command_pb2 import PublishRequest
 from kvstore.pb.rpc_pb2 import (
     CompactionRequest,
     DeleteRangeRequest,
-    DeleteRangeResponse,
     PutRequest,
     TxnRequest,
 )
@@ -80,6 +81,13 @@ logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 
+FLUSH_BYTES = 32 * MIB
+"""Applied between two flushes: what LevelDB has in memory, and what is replayed after a crash."""
+
+REST_S_MAX = 0.05
+"""Before a group of commands, when twice that much is applied and not flushed: a disk that is behind slows
+applying down more and more, and does not stop it all at once."""
+
 OPS_UNLIMITED = 2**31
 
 
@@ -91,16 +99,10 @@ class _Large(NamedTuple):
     """It may delete a range, and so must begin with nothing pending."""
 
 
-def _delete(state: Overlay, request: DeleteRangeRequest) -> Sliced[DeleteRangeResponse]:
-    response = DeleteRangeResponse()
-    yield from txn.delete_range(state, request, response)
-    return response
-
-
 class Store(ReadableStore):
     """Keys and values with all their versions. Implements raft's SnapshotMachine."""
 
-    def __init__(self, path: str, *, base: bytes | None = None, flush_bytes: int = 64 * MIB) -> None:
+    def __init__(self, path: str, *, base: bytes | None = None, flush_bytes: int = FLUSH_BYTES) -> None:
         """Open the state in `path`. Raises StateError: StateCorrupt, StateFailed, StateFormatUnknown.
 
         `base`: what the state must stand on (`kvstore.keys.META_BASE`); None for whatever it does. An empty
@@ -109,6 +111,8 @@ class Store(ReadableStore):
         """
         self._path = path
         self._flush_bytes = flush_bytes
+        self._is_flushing = False
+        """Written by the flushing thread alone."""
         self._written_bytes = 0
         self._flushed_bytes = 0
         """`_written_bytes` when the last flush began. Written by the flushing thread alone, the other
@@ -154,11 +158,29 @@ class Store(ReadableStore):
 
     def apply(self, commands: Sequence[Command], applied_index: int) -> Sequence[object]:
         """Apply a group at once. Results: see `kvstore.commands`; an ApiError where a command failed."""
-        return run_at_once(self.apply_sliced(commands, applied_index))
+        return run_at_once(self._apply_group(commands, applied_index))
 
-    def apply_sliced(self, commands: Sequence[Command], applied_index: int) -> Sliced[Sequence[object]]:
-        """Apply a group, with pauses where it takes long. Other calls may come in a pause, all but the
-        next group: they find the state before the command that is under way."""
+    def apply_sliced(
+        self, commands: Sequence[Command], applied_index: int
+    ) -> Generator[float | None, None, Sequence[object]]:
+        """Apply a group, with pauses where it takes long, and a rest while the disk is far behind: what was
+        applied and is not flushed yet is in memory. Other calls may come in a pause, all but the next
+        group: they find the state before the command that is under way."""
+        while (behind := self._behind) > 0:
+            yield REST_S_MAX * behind**2
+            if behind < 1:
+                break
+        return (yield from self._apply_group(commands, applied_index))
+
+    @property
+    def _behind(self) -> float:
+        """How far the flush that is under way is behind what is applied: from 0, not worth a rest, to 1,
+        more must not be in memory."""
+        if not self._is_flushing:
+            return 0.0
+        return min(max(self._unflushed_bytes / self._flush_bytes - 1, 0.0), 1.0)
+
+    def _apply_group(self, commands: Sequence[Command], applied_index: int) -> Sliced[Sequence[object]]:
         self._check_open()
         if self.is_lost:
             raise _stands_elsewhere(self._path, self._base_expected)
@@ -171,8 +193,9 @@ class Store(ReadableStore):
             for index, next_term, data in commands:
                 result = self._apply_one(state, data)
                 if isinstance(result, _Large):
-                    if state.pending and result.may_be_large:
+                    if result.may_be_large and (state.pending or len(state.dooms) >= DOOMS_MAX):
                         self._commit(state, index - 1, term)
+                        yield from self._wait_for_dooms()
                         state = self._overlay()
                     result = yield from self._finish(state, result.work(state))
                 term = next_term
@@ -185,6 +208,12 @@ class Store(ReadableStore):
     def _overlay(self) -> Overlay:
         return Overlay(self._db, self._revision, self._compact_revision, tuple(self._dooms))
 
+    def _wait_for_dooms(self) -> Sliced[None]:
+        """Do what the sweeper would, until one more doom is not too many."""
+        while len(self._dooms) >= DOOMS_MAX:
+            self._sweeper.slice_now()
+            yield
+
     def _finish(self, state: Overlay, work: Sliced[object]) -> Sliced[object]:
         """Run one command's `work` to its end and return its result."""
         known = len(state.dooms)
@@ -193,6 +222,8 @@ class Store(ReadableStore):
         except ApiError as error:
             result = error
         for position in range(known, len(state.dooms)):
+            if state.dooms[position].is_unwritten:
+                continue
             written = yield from write_tombstones(self._db, state.dooms[position], state.dooms[:position])
             self._written_bytes += written
         state.end_command()
@@ -250,7 +281,7 @@ class Store(ReadableStore):
             elif kind == CommandKind.DELETE_RANGE:
                 delete_request = DeleteRangeRequest.FromString(body)
                 check_delete_range(delete_request)
-                return _Large(lambda state: _delete(state, delete_request), bool(delete_request.range_end))
+                return _Large(lambda state: delete(state, delete_request), bool(delete_request.range_end))
             elif kind == CommandKind.PUBLISH:
                 result = self._publish(state, PublishRequest.FromString(body), body)
             elif kind == CommandKind.COMPACT:
@@ -277,15 +308,23 @@ class Store(ReadableStore):
         state.compact_revision = revision
         return state.base_revision
 
+    @property
+    def _unflushed_bytes(self) -> int:
+        return self._written_bytes - self._flushed_bytes
+
     def flush_wanted(self) -> bool:
-        return self._written_bytes - self._flushed_bytes >= self._flush_bytes
+        return self._unflushed_bytes >= self._flush_bytes
 
     def flush(self) -> int:
         """Make durable what is applied now; return its index. Blocking, from a thread of its own."""
         self._check_open()
         applied_index = self._applied_index
         written_bytes = self._written_bytes
-        self._sync(self._database)
+        self._is_flushing = True
+        try:
+            self._sync(self._database)
+        finally:
+            self._is_flushing = False
         self._flushed_bytes = written_bytes
         return applied_index
 
@@ -381,9 +420,12 @@ class Store(ReadableStore):
         self._sweeper.start()
 
     def sweep_slice(self) -> SweptSlice:
-        """Remove a little of what was deleted or compacted. For the sweeper; and for tests, to be in its
-        middle."""
+        """Do a little of the background work: write down large deletes, bury their dead, remove compacted
+        history, the one before the other. For the sweeper; and for tests, to be in its middle."""
         self._check_open()
+        for position, doom in enumerate(self._dooms):
+            if doom.is_unwritten:
+                return self._write_down(position)
         if self._dooms:
             rest, removed = bury_slice(self._db, self._dooms[0])
             self._dooms = ([rest] if rest is not None else []) + self._dooms[1:]
@@ -391,6 +433,14 @@ class Store(ReadableStore):
         done = sweep_slice(self._db, self._swept, self._compact_revision)
         self._swept = done.swept
         return done
+
+    def _write_down(self, position: int) -> SweptSlice:
+        doom, written = write_slice(self._db, self._dooms[position])
+        self._written_bytes += written
+        self._dooms[position] = doom
+        if not doom.is_unwritten:
+            self._note_deleted(doom.revision, doom.count)
+        return SweptSlice(self._swept, 0, [])
 
     async def wait_swept(self, revision: int) -> None:
         """Return when what a compaction at `revision` removes is gone from this member's disk.
@@ -410,7 +460,7 @@ def _stands_elsewhere(path: str, base: bytes) -> StateFailed:
     return StateFailed(path, f"it {what}, and its log cannot tell what is missing")
 
 
-def open_or_rebuild(path: str, *, base: bytes = b"", flush_bytes: int = 64 * MIB) -> Store:
+def open_or_rebuild(path: str, *, base: bytes = b"", flush_bytes: int = FLUSH_BYTES) -> Store:
     """Open the state in `path`; if it is corrupt, remove it and begin an empty one.
 
     Nothing acknowledged is lost by that: the log replays it. Whoever drives the store must compare

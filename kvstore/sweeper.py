@@ -1,4 +1,5 @@
-"""The background work of a store: removes what is compacted or deleted, and gives the space back.
+"""The background work of a store: it writes large deletes down, removes what is deleted or compacted, and
+gives the space back.
 
     apply raises the compact revision, or dooms a range
         -> slices on the loop -> nothing left -> LevelDB compaction in a thread
@@ -7,8 +8,9 @@ Slices run on the event loop, between everything else, since they must not run b
 each the loop is left alone for as long as the slice took: half the time at most goes into this.
 
 LevelDB gives deleted records' space back when it happens to merge the tables they lie in. After a large
-removal it is asked to (`compact_range`), off the loop and piece by piece: while such a request runs,
-LevelDB merges nothing else, and if that lasts until too many young tables lie about, it holds up writes.
+removal it is asked to (`state_directory.compact_range`), off the loop and piece by piece: while such a
+request runs, LevelDB merges nothing else, and if that lasts until too many young tables lie about, it holds
+up writes.
 
 Until then a deleted record is a mark, and a scan that comes upon a long row of marks steps over all of them
 in one call of LevelDB: a third of a second for a million. So no row may become long. After
@@ -27,6 +29,7 @@ from typing import Any
 
 from kvstore.errors import SERVER_STOPPED, ApiError
 from kvstore.keys import EVENT, INDEX, INDEX_END, LATEST, LATEST_END, pack_revision
+from kvstore.state_directory import compact_range
 from kvstore.sweep import SweptSlice, swept_end
 
 logger = logging.getLogger(__name__)
@@ -180,6 +183,10 @@ class Sweeper:
         self._removed_bytes = 0
         self._threads.submit(self._reclaim, self._state()[1]).add_done_callback(self._reclaimed)
 
+    def slice_now(self) -> None:
+        """Do a slice although it is not yet time for it."""
+        self._account(self._sweep_slice())
+
     def _run_slice(self) -> None:
         self._timer = None
         if self._stopped.is_set():
@@ -190,16 +197,7 @@ class Sweeper:
         except Exception as error:
             self._failed(error)
             return
-        for record, size_bytes in done.removed:
-            self._removed_bytes += size_bytes
-            grave = self._graves.get(record[:1])
-            if grave is None:
-                grave = self._graves[record[:1]] = _Grave(record)
-            grave.add(record, size_bytes)
-        for revision, future in self._waiting:
-            if swept_end(revision) <= done.swept and not future.done():
-                future.set_result(None)
-        self._waiting = [each for each in self._waiting if not each[1].done()]
+        self._account(done)
         assert self._loop is not None
         if any(grave.count >= GRAVE_RECORDS_MAX for grave in self._graves.values()):
             self._is_resting = True
@@ -211,6 +209,18 @@ class Sweeper:
             self._timer = self._loop.call_later(pause_s, self._run_slice)
         else:
             self._maybe_reclaim()
+
+    def _account(self, done: SweptSlice) -> None:
+        for record, size_bytes in done.removed:
+            self._removed_bytes += size_bytes
+            grave = self._graves.get(record[:1])
+            if grave is None:
+                grave = self._graves[record[:1]] = _Grave(record)
+            grave.add(record, size_bytes)
+        for revision, future in self._waiting:
+            if swept_end(revision) <= done.swept and not future.done():
+                future.set_result(None)
+        self._waiting = [each for each in self._waiting if not each[1].done()]
 
     def _maybe_reclaim(self) -> None:
         if self._removed_bytes >= max(RECLAIM_BYTES_MIN, self._size_bytes() // RECLAIM_SHARE):
@@ -238,7 +248,7 @@ class Sweeper:
                 self._approximate_size(grave.low, grave.high)
                 <= GRAVE_SHARE * grave.size_bytes + PIECE_BYTES // 8
             ):
-                self._db.compact_range(start=grave.low, stop=grave.high + b"\x00")
+                compact_range(self._db, grave.low, grave.high + b"\x00")
 
     def _reclaim(self, compact_revision: int) -> None:
         events = EVENT, EVENT + pack_revision(max(compact_revision, 0) + 1, 0)
@@ -248,7 +258,7 @@ class Sweeper:
                 began = perf_counter()
                 if self._stopped.is_set():
                     return
-                self._db.compact_range(start=piece_start, stop=piece_stop)
+                compact_range(self._db, piece_start, piece_stop)
                 self._stopped.wait(perf_counter() - began)
 
     def _approximate_size(self, start: bytes, stop: bytes) -> int:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from kvstore.dooms import LARGE_DELETE_KEYS, Doom
+from kvstore import dooms
+from kvstore.dooms import Doom
 from kvstore.errors import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND
+from kvstore.history import COUNT_CHUNK, lookup
 from kvstore.keys import (
     EVENT,
     HEADER_BYTES,
@@ -40,15 +42,7 @@ from kvstore.pb.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
-from kvstore.ranges import (
-    COUNT_CHUNK,
-    ITEM_BYTES,
-    Budget,
-    RangeResult,
-    fill_response,
-    lookup,
-    range_over,
-)
+from kvstore.ranges import ITEM_BYTES, Budget, RangeResult, fill_response, range_over
 from kvstore.slices import RECORD_COST_BYTES, SLICE_BYTES, Sliced
 from kvstore.view import Overlay, View
 
@@ -124,15 +118,15 @@ def delete_range(
                 worked += len(stored)
                 budget.charge(len(record) + len(stored) + ITEM_BYTES)
                 fill_kv(response.prev_kvs.add(), record[1:], stored)
-            if count <= LARGE_DELETE_KEYS:
+            if count <= dooms.LARGE_DELETE_KEYS:
                 doomed.append(record[1:])
             if worked >= SLICE_BYTES:
                 worked = 0
                 yield
-    if count > LARGE_DELETE_KEYS:
+    if count > dooms.LARGE_DELETE_KEYS:
         _doom(state, span, count)
     else:
-        _bury(state, doomed)
+        bury(state, doomed)
     response.deleted = count
     response.header.revision = state.revision
 
@@ -147,7 +141,8 @@ def deletes_range(request: TxnRequest) -> bool:
     )
 
 
-def _bury(state: Overlay, keys: Iterable[bytes]) -> None:
+def bury(state: Overlay, keys: Iterable[bytes]) -> None:
+    """Delete keys that are alive, one by one."""
     revision = state.base_revision + 1
     for key in keys:
         at = pack_revision(revision, state.sub)
@@ -166,7 +161,7 @@ def _doom(state: Overlay, span: Span, count: int) -> None:
     start, stop = span.latest()
     pending = state.pending_in(start, stop)
     own = [record[1:] for record in pending if state.pending[record] is not None]
-    _bury(state, own)
+    bury(state, own)
     rest = count - len(own)
     state.doom(Doom(start, stop, state.base_revision + 1, state.sub, rest, frozenset(pending)))
     state.sub += rest

@@ -13,7 +13,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, Protocol
 
-from kvstore.dooms import Doom, is_doomed, overlapping
+from kvstore.dooms import Doom, is_doomed, overlapping, overlapping_unwritten
 from kvstore.keys import EVENT, INDEX, LATEST, NO_COMPACTION, REVISION_BYTES, pack_revision
 
 DEAD_AT_ONCE_MAX = 256
@@ -41,6 +41,11 @@ class View(Protocol):
         """True if some of the `c` records in [start, stop) may be dead: `items` and `keys` do not tell."""
         ...
 
+    def unwritten(self, start: bytes, stop: bytes) -> Sequence[Doom]:
+        """Return the dooms over `c` records in [start, stop) whose tombstones are not all written, in the
+        order of their revisions: `items`, `keys` and `last` do not tell."""
+        ...
+
     def items(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield records in [start, stop) in byte order, as they lie there."""
         ...
@@ -57,7 +62,7 @@ class View(Protocol):
 class SnapshotView:
     """A LevelDB snapshot with the revision that goes with it. Make and use it on the loop's thread."""
 
-    __slots__ = ("_dooms", "_released", "_snapshot", "compact_revision", "is_swept", "revision")
+    __slots__ = ("_released", "_snapshot", "compact_revision", "dooms", "is_swept", "revision")
 
     def __init__(
         self,
@@ -71,7 +76,7 @@ class SnapshotView:
     ) -> None:
         """`released` is called when it is closed."""
         self._snapshot = snapshot
-        self._dooms = dooms
+        self.dooms = dooms
         self._released = released
         self.revision = revision
         self.compact_revision = compact_revision
@@ -80,17 +85,20 @@ class SnapshotView:
 
     def get(self, record: bytes) -> bytes | None:
         value: bytes | None = self._snapshot.get(record, verify_checksums=True)
-        if self._dooms and value is not None and record.startswith(LATEST):
-            return None if is_doomed(self._dooms, record, value) else value
+        if self.dooms and value is not None and record.startswith(LATEST):
+            return None if is_doomed(self.dooms, record, value) else value
         return value
 
     def latest(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes] | None]:
-        dooms = overlapping(self._dooms, start, stop)
+        dooms = overlapping(self.dooms, start, stop)
         stored = self.items(start, stop)
         return _living(stored, dooms, {}) if dooms else stored
 
     def may_hide(self, start: bytes, stop: bytes) -> bool:
-        return bool(overlapping(self._dooms, start, stop))
+        return bool(overlapping(self.dooms, start, stop))
+
+    def unwritten(self, start: bytes, stop: bytes) -> Sequence[Doom]:
+        return overlapping_unwritten(self.dooms, start, stop)
 
     def items(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         # A long scan must not push what is hot out of the block cache.
@@ -212,6 +220,9 @@ class Overlay:
 
     def may_hide(self, start: bytes, stop: bytes) -> bool:
         return bool(overlapping(self.dooms, start, stop))
+
+    def unwritten(self, start: bytes, stop: bytes) -> Sequence[Doom]:
+        return overlapping_unwritten(self.dooms, start, stop)
 
     def items(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         stored = self._db.iterator(start=start, stop=stop, verify_checksums=True)

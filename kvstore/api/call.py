@@ -8,7 +8,7 @@ import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -32,6 +32,8 @@ from raft import RaftError
 logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
+
+T = TypeVar("T")
 
 Reply: TypeAlias = Message | bytes
 """bytes: serialized already, where doing it at once would take too long."""
@@ -133,12 +135,12 @@ class ApiContext:
         except RaftError as error:
             raise from_raft(error, leader_known=bool(self.replica.leader)) from error
 
-    async def wait_applied(self, work: Awaitable[None], call: Call) -> None:
-        """Wait for what follows from a write that is applied already. Raises ApiError."""
+    async def wait_applied(self, work: Awaitable[T], call: Call) -> T:
+        """Wait for what follows from a write that is applied already; return it. Raises ApiError."""
         left = call.time_left_s()
         try:
             async with asyncio.timeout(None if left is None else max(left, 0) * DEADLINE_SHARE):
-                await work
+                return await work
         except TimeoutError:
             raise ApiError(TIMEOUT.code, TIMEOUT.message, applied="yes") from None
 

@@ -12,6 +12,7 @@ from kvstore.checks import (
     is_serializable,
 )
 from kvstore.commands import CommandKind
+from kvstore.late_deletes import LateDelete
 from kvstore.pb.rpc_pb2 import (
     CompactionRequest,
     CompactionResponse,
@@ -92,10 +93,16 @@ class KvService:
         context = self._context
         context.check_leader(call)
         check_delete_range(request)
-        response = await context.propose(CommandKind.DELETE_RANGE, call)
-        assert isinstance(response, DeleteRangeResponse)
-        context.fill_header(response.header)
-        return response
+        result = await context.propose(CommandKind.DELETE_RANGE, call)
+        if isinstance(result, LateDelete):
+            # It is done, for this client as for all. Only how many there were takes its time.
+            deleted = await context.wait_applied(context.store.deleted(result), call)
+            response = DeleteRangeResponse(deleted=deleted)
+            context.fill_header(response.header, result.revision)
+            return response
+        assert isinstance(result, DeleteRangeResponse)
+        context.fill_header(result.header)
+        return result
 
     async def txn(self, request: TxnRequest, call: Call) -> TxnResponse:
         context = self._context

@@ -1,5 +1,5 @@
-"""Deletes of many keys: in slices, seen as a whole or not at all. Any order against a model stands in
-test_store_model.py."""
+"""Deletes of many keys in a txn: in slices, seen as a whole or not at all; and what becomes of the dead.
+Those of their own stand in test_late_deletes.py, any order against a model in test_store_model.py."""
 
 from __future__ import annotations
 
@@ -43,11 +43,18 @@ def begin(store: Store, *requests: Any) -> Any:
 
 
 ALL = DeleteRangeRequest(key=b"k", range_end=b"l")
+ALL_IN_TXN = TxnRequest(success=[RequestOp(request_delete_range=ALL)])
 
 
 def lying(store: Store) -> int:
     """Return how many newest versions lie in LevelDB, dead or alive."""
     return sum(1 for _ in store._db.iterator(start=LATEST, stop=LATEST_END, include_value=False))
+
+
+def write_down(store: Store) -> None:
+    """Have all tombstones written of deletes that took effect at once."""
+    while store.written_revision < store.revision:
+        assert not store.sweep_slice().removed
 
 
 class Batches:
@@ -90,7 +97,7 @@ async def test_work_between_two_pauses_is_bounded(store: Store) -> None:
     filled(store)
     revision = store.revision
     store._db = batches = Batches(store._db)
-    work = begin(store, PutRequest(key=b"before"), ALL, PutRequest(key=b"k5"))
+    work = begin(store, PutRequest(key=b"before"), ALL_IN_TXN, PutRequest(key=b"k5"))
     pauses = 0
     try:
         while True:
@@ -104,7 +111,8 @@ async def test_work_between_two_pauses_is_bounded(store: Store) -> None:
     except StopIteration as stop:
         results = stop.value
     assert pauses > KEYS / dooms.SLICE_KEYS_MAX
-    assert (results[1].deleted, results[1].header.revision) == (KEYS, revision + 2)
+    [deleted] = results[1].responses
+    assert (deleted.response_delete_range.deleted, results[1].header.revision) == (KEYS, revision + 2)
     assert max(batches.sizes) <= 2 * dooms.SLICE_KEYS_MAX
     assert [kv.key for kv in (await ask(store, everything())).kvs] == [b"before", b"k5"]
     assert store.get_nowait(b"k000003") is None and lying(store) == KEYS + 2
@@ -115,7 +123,7 @@ async def test_work_between_two_pauses_is_bounded(store: Store) -> None:
 def test_a_copy_holds_nothing_of_a_delete_under_way(store: Store) -> None:
     filled(store, 2000)
     whole = dict(store._db.iterator())
-    work = begin(store, ALL)
+    work = begin(store, ALL_IN_TXN)
     while dict(store._db.iterator()) == whole:
         next(work)
     view = SnapshotView(store._db.snapshot(), store.revision, -1, is_swept=True)
@@ -131,6 +139,7 @@ async def test_the_dead_are_removed_in_the_background(store: Store) -> None:
     filled(store)
     fill(store, ALL, *(PutRequest(key=b"k%06d" % i) for i in range(0, KEYS, 100)))
     before = await ask(store, everything()), await store.hash_all()
+    write_down(store)
     assert before[0].count == KEYS // 100 and {kv.version for kv in before[0].kvs} == {1}
     assert lying(store) == KEYS
     slices = [store.sweep_slice() for _ in range(3)]

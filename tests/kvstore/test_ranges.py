@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kvstore import ranges, slices
+from kvstore import history, ranges, slices
 from kvstore.errors import ApiError
 from kvstore.keys import HEADER_BYTES, index_key, index_prefix, index_prefix_end, unpack_header
 from kvstore.pb.rpc_pb2 import (
@@ -55,7 +55,7 @@ async def test_against_the_model_with_many_keys_and_hot_ones(store: Store) -> No
         else:
             requests.append(PutRequest(key=key, value=b"%d" % random_.randrange(9)))
     # More versions than a read at an old revision steps over: it must seek, from the middle too.
-    requests += [PutRequest(key=b"k15", value=b"%d" % i) for i in range(3 * ranges.VERSIONS_WALKED_MAX)]
+    requests += [PutRequest(key=b"k15", value=b"%d" % i) for i in range(3 * history.VERSIONS_WALKED_MAX)]
     requests += [DeleteRangeRequest(key=b"k15"), PutRequest(key=b"k16")]
     for request in requests:
         model.write(request)

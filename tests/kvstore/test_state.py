@@ -8,17 +8,19 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from kvstore import state_directory
 from kvstore.commands import CommandKind, encode_command
+from kvstore.database import Database
 from kvstore.errors import ApiError, StateCorrupt, StateFailed, StateFormatUnknown
 from kvstore.keys import FORMAT, META_FORMAT, META_NUMBER
 from kvstore.pb.command_pb2 import PublishRequest
 from kvstore.pb.rpc_pb2 import PutRequest, RequestOp, TxnRequest
-from kvstore.store import Store, open_or_rebuild
+from kvstore.store import REST_S_MAX, Store, open_or_rebuild
 from raft import Command, SnapshotMachine
 from tests.kvstore.files import active_slot, copy_state
 from tests.kvstore.replicas import command_of
@@ -62,9 +64,11 @@ def test_a_crash_before_the_first_flush_leaves_an_empty_store(store: Store, tmp_
 
 FILL_AND_DIE = """
 import os, random, signal, sys
+from kvstore import state_directory
 from kvstore.store import Store
 from tests.kvstore.test_state import put
 
+state_directory.MEMTABLE_BYTES_MAX = 32 << 20
 store = Store(sys.argv[1])
 random_ = random.Random(3)
 for index in range(1, 601):
@@ -74,8 +78,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_leveldb_moves_to_disk_by_itself_is_a_prefix(tmp_path: Path) -> None:
-    """Its memory table goes to disk whenever it is full: 32 MiB of the 75 written here. The position in
-    it says which commands are there, and exactly these are."""
+    """Its memory table goes to disk whenever it is full, if it is allowed to be: 32 MiB of the 75 written
+    here. The position in it says which commands are there, and exactly these are."""
     path = str(tmp_path / "state")
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", FILL_AND_DIE, path], cwd=root, timeout=120)
@@ -85,6 +89,51 @@ def test_what_leveldb_moves_to_disk_by_itself_is_a_prefix(tmp_path: Path) -> Non
     assert store.revision == store.applied_index + 1
     for index in range(1, 601):
         assert (store.get_nowait(b"%04d" % index) is not None) == (index <= store.applied_index)
+    store.close()
+
+
+def test_leveldb_moves_nothing_to_disk_by_itself(tmp_path: Path) -> None:
+    """When it does so while the last table is on its way, or too many lie about, the write that made it do so
+    waits: on the event loop. Ten seconds were seen."""
+    store = Store(str(tmp_path / "state"))
+    for index in range(1, 601):
+        store.apply([put(index, b"%04d" % index, os.urandom(64 * 1024))], index)
+    assert not list(tmp_path.glob("state/*/*.ldb")), "75 MiB, and all in memory"
+    store.flush()
+    assert list(tmp_path.glob("state/*/*.ldb"))
+    store.close()
+
+
+def test_applying_rests_while_a_flush_is_far_behind_and_goes_on_behind_it(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "state"), flush_bytes=10_000)
+    store.apply([put(1, value=bytes(15_000))], 1)  # written twice
+    gate = threading.Event()
+    real_sync = store._sync
+
+    def slow_sync(database: Database) -> None:
+        gate.wait(20)
+        real_sync(database)
+
+    store._sync = slow_sync  # type: ignore[method-assign]
+    work = store.apply_sliced([put(2)], 2)
+    assert next(work, "done") == "done", "nothing flushes, so there is nothing to wait for"
+    flushing = threading.Thread(target=store.flush)
+    flushing.start()
+    while not store._is_flushing:
+        pass
+    work = store.apply_sliced([put(3)], 3)
+    assert [next(work) for _ in range(100)] == [REST_S_MAX] * 100
+    assert store.applied_index == 2
+    store._flushed_bytes = store._written_bytes - 15_000
+    assert next(work) == REST_S_MAX / 4, "half as far behind"
+    assert next(work, "done") == "done", "slowed down, and not stopped"
+    store._flushed_bytes = store._written_bytes - 40_000
+    work = store.apply_sliced([put(4)], 4)
+    assert next(work) == REST_S_MAX
+    gate.set()
+    flushing.join()
+    assert list(work) == []
+    assert store.applied_index == 4
     store.close()
 
 

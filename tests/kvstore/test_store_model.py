@@ -12,20 +12,32 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from kvstore import dooms, sweep, txn
+from kvstore import dooms, history, late_deletes, sweep
+from kvstore import store as store_module
+from kvstore.backup import backup_records
 from kvstore.checks import check_txn
 from kvstore.errors import ApiError
 from kvstore.keys import (
     EVENT,
     INDEX,
     INDEX_END,
+    META,
     REVISION_BYTES,
     index_key,
     key_of_event,
     pack_revision,
     unpack_revision,
 )
-from kvstore.pb.rpc_pb2 import CompactionRequest, PutRequest, PutResponse, RangeResponse, TxnRequest
+from kvstore.late_deletes import LateDelete
+from kvstore.pb.rpc_pb2 import (
+    CompactionRequest,
+    DeleteRangeResponse,
+    PutRequest,
+    PutResponse,
+    RangeRequest,
+    RangeResponse,
+    TxnRequest,
+)
 from kvstore.ranges import fill_response
 from kvstore.slices import run_at_once
 from kvstore.store import Store
@@ -35,6 +47,15 @@ from tests.kvstore.files import copy_state
 from tests.kvstore.model import Model
 from tests.kvstore.replicas import command_of
 from tests.kvstore.snapshots import install, records
+
+SMALL_LIMITS: list[tuple[Any, str, int]] = [
+    (dooms, "LARGE_DELETE_KEYS", 1),
+    (dooms, "SLICE_KEYS_MAX", 2),
+    (late_deletes, "EVENTS_WALKED_MAX", 3),
+    (history, "COUNT_CHUNK", 3),
+    (history, "VERSIONS_WALKED_MAX", 2),
+    (store_module, "DOOMS_MAX", 3),
+]
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -53,15 +74,16 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.slice_events_max = sweep.SLICE_EVENTS_MAX
         sweep.SLICE_EVENTS_MAX = 3  # so that a removal has a middle
-        self.large = txn.LARGE_DELETE_KEYS, dooms.SLICE_KEYS_MAX
-        txn.LARGE_DELETE_KEYS, dooms.SLICE_KEYS_MAX = (
-            1,
-            2,
-        )  # so that every delete of a range goes the long way
+        # So that every delete of a range goes the long way, and one often meets others that still do.
+        self.limits = [(module, name, getattr(module, name)) for module, name, _ in SMALL_LIMITS]
+        for module, name, limit in SMALL_LIMITS:
+            setattr(module, name, limit)
+        self.late: dict[LateDelete, int] = {}
 
     def teardown(self) -> None:
         sweep.SLICE_EVENTS_MAX = self.slice_events_max
-        txn.LARGE_DELETE_KEYS, dooms.SLICE_KEYS_MAX = self.large
+        for module, name, limit in self.limits:
+            setattr(module, name, limit)
         if hasattr(self, "store"):
             self.store.close()
             self.loop.close()
@@ -75,7 +97,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.log += group
         results = self.store.apply(group, group[-1].index)
         for request, result in zip(requests, results, strict=True):
-            assert_same(outcome(result), self.expect(request))
+            expected = self.expect(request)
+            assert_same(self.outcome(result), expected)
+            if isinstance(result, LateDelete):
+                self.late[result] = expected.deleted
 
     @rule(
         before=st.lists(strategies.puts(), max_size=2),
@@ -107,7 +132,7 @@ class StoreMachine(RuleBasedStateMachine):
             results = stop.value
         self.log += [Command(first + i, 7, command_of(each)) for i, each in enumerate(requests)]
         for result, each in zip(reversed(results), reversed(expected), strict=False):
-            assert_same(outcome(result), each)
+            assert_same(self.outcome(result), each)
 
     def in_a_pause(self, group: list[Command]) -> None:
         """Whatever the store shows now is what applying up to its applied index has made."""
@@ -122,6 +147,19 @@ class StoreMachine(RuleBasedStateMachine):
         twin.close()
         shutil.rmtree(self.root / "twin")
         self.store.sweep_slice()
+
+    def outcome(self, result: object) -> Any:
+        """A put without prev_kv answers with its revision alone, and a large delete's count comes later."""
+        if isinstance(result, int):
+            response = PutResponse()
+            response.header.revision = result
+            return response
+        if isinstance(result, LateDelete):
+            deleted = self.loop.run_until_complete(self.store.deleted(result))
+            answer = DeleteRangeResponse(deleted=deleted)
+            answer.header.revision = result.revision
+            return answer
+        return result
 
     def kv_hash(self, store: Store) -> Any:
         return self.loop.run_until_complete(store.hash_revisions(0))
@@ -148,14 +186,45 @@ class StoreMachine(RuleBasedStateMachine):
         except ApiError as error:
             expected = error
         assert_same(compacted, expected)
-        assert_same(outcome(put), self.expect(requests[1]))
+        assert_same(self.outcome(put), self.expect(requests[1]))
 
     @rule(slices=st.integers(1, 3))
     def remove_some(self, slices: int) -> None:
         before = self.hashes()
         for _ in range(slices):
             self.store.sweep_slice()
-        assert self.hashes() == before
+            assert self.hashes() == before
+            self.read_every_revision()
+        for late, deleted in self.late.items():
+            assert self.loop.run_until_complete(self.store.deleted(late)) == deleted
+
+    @rule()
+    def write_down(self) -> None:
+        """What is not written of large deletes is in a backup as it will be written."""
+        before = self.backup()
+        while self.store.written_revision < self.store.revision:
+            self.store.sweep_slice()
+            assert self.backup() == before
+
+    def backup(self) -> list[Any]:
+        view = self.store._view()
+        found = list(filter(None, backup_records(view)))
+        view.close()
+        assert found == sorted(found)
+        return found
+
+    @rule()
+    def read_every_revision(self) -> None:
+        for revision in range(max(self.model.compacted, 1), self.model.revision + 1):
+            request = RangeRequest(key=b"\x00", range_end=b"\x00", revision=revision)
+            found = RangeResponse()
+            run_at_once(fill_response(found, self.loop.run_until_complete(self.store.range(request))))
+            assert_same(found, self.model.read(request))
+            for key in strategies.KEYS:
+                stored = self.loop.run_until_complete(
+                    self.store.range(RangeRequest(key=key, revision=revision))
+                )
+                assert stored.count == (key in self.model.states[revision])
 
     @rule()
     def remove_all(self) -> None:
@@ -164,6 +233,15 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.sweep_slice()
         assert self.hashes() == before
         assert old_records(self.store) == self.model.kept()
+        # And so does another, which was given every command by itself, with no work between.
+        twin = Store(str(self.root / "twin"))
+        for command in self.log:
+            twin.apply([command], command.index)
+        while not twin.is_swept or twin._dooms:
+            twin.sweep_slice()
+        assert data_records(twin) == data_records(self.store)
+        twin.close()
+        shutil.rmtree(self.root / "twin")
 
     def hashes(self) -> Any:
         store = self.store
@@ -206,6 +284,7 @@ class StoreMachine(RuleBasedStateMachine):
         """A clean stop loses nothing: there is nothing to replay."""
         applied_index = self.store.applied_index
         self.store.close()
+        self.late.clear()
         self.store = Store(str(self.root / str(self.life)))
         assert self.store.applied_index == applied_index
 
@@ -232,6 +311,7 @@ class StoreMachine(RuleBasedStateMachine):
         before = self.hashes()
         old = self.root / str(self.life)
         self.life += 1
+        self.late.clear()
         store = Store(str(self.root / str(self.life)))
         for request in own:
             store.apply([Command(store.applied_index + 1, 1, command_of(request))], store.applied_index + 1)
@@ -246,6 +326,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.hashes() == before
 
     def reopen_after_crash(self) -> None:
+        self.late.clear()
         old = self.root / str(self.life)
         self.life += 1
         new = self.root / str(self.life)
@@ -259,6 +340,10 @@ class StoreMachine(RuleBasedStateMachine):
         if hasattr(self, "store"):
             assert self.store.revision == self.model.revision
             assert self.store.compact_revision == self.model.compacted
+
+
+def data_records(store: Store) -> dict[bytes, bytes]:
+    return {key: value for key, value in records(store).items() if not key.startswith(META)}
 
 
 def old_records(store: Store) -> set[tuple[bytes, int]]:
@@ -275,15 +360,6 @@ def old_records(store: Store) -> set[tuple[bytes, int]]:
     }
     assert index == events
     return index
-
-
-def outcome(result: object) -> Any:
-    """A put without prev_kv answers with its revision alone."""
-    if isinstance(result, int):
-        response = PutResponse()
-        response.header.revision = result
-        return response
-    return result
 
 
 def assert_same(found: Any, expected: Any) -> None:
