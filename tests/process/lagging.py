@@ -144,9 +144,9 @@ async def writing(filler: Filler, among: Sequence[int]) -> AsyncIterator[None]:
 
 
 def segments(member: Member) -> list[int]:
-    """Return the numbers of the segments of the member's log."""
+    """Return the numbers of the segments of the member's log, rising."""
     matches = (_SEGMENT.fullmatch(path.name) for path in (member.data_dir / "log").iterdir())
-    return [int(match[1], 16) for match in matches if match]
+    return sorted(int(match[1], 16) for match in matches if match)
 
 
 def written_segments(member: Member) -> list[Path]:

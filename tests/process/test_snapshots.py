@@ -278,6 +278,6 @@ async def test_a_restored_member_that_lost_its_state_comes_back(
     await filler.write(3)
     victim = (await cluster.leader() + 1) % 3
     cluster.kill(victim)
-    assert segments(cluster.members[victim])[0] == 1
+    assert min(segments(cluster.members[victim])) == 1, "the log was to be whole"
     shutil.rmtree(cluster.members[victim].data_dir / "state")
     await comes_back_without_a_state(cluster, filler, victim)
