@@ -436,11 +436,10 @@ class Store(ReadableStore):
 
     def _write_down(self, position: int) -> SweptSlice:
         doom, written = write_slice(self._db, self._dooms[position])
-        self._written_bytes += written
         self._dooms[position] = doom
         if not doom.is_unwritten:
             self._note_deleted(doom.revision, doom.count)
-        return SweptSlice(self._swept, 0, [])
+        return SweptSlice(self._swept, 0, [], written)
 
     async def wait_swept(self, revision: int) -> None:
         """Return when what a compaction at `revision` removes is gone from this member's disk.

@@ -53,6 +53,8 @@ class SweptSlice(NamedTuple):
     events: int
     removed: list[tuple[bytes, int]]
     """Records, and about what they took: of a version that goes, the bytes of the one that replaced it."""
+    written_bytes: int = 0
+    """Of tombstones: not what a log replays, so no flush of the log's owner is asked for by them."""
 
 
 def swept_end(compact_revision: int) -> bytes:

@@ -40,6 +40,9 @@ RECLAIM_BYTES_MIN = 16 * 1024 * 1024
 RECLAIM_SHARE = 8
 """Ask LevelDB for the space once this part of it is superfluous: all of it is rewritten for that."""
 
+UNSYNCED_BYTES_MAX = 16 * 1024 * 1024
+"""Of tombstones, which lie in LevelDB's memory until somebody has it written."""
+
 GRAVE_RECORDS_MAX = 20_000
 """Marks in a row: 6 ms for a scan."""
 GRAVE_SHARE = 8
@@ -103,6 +106,7 @@ class Sweeper:
         self._is_reclaiming = False
         self._removed_bytes = 0
         """Since space was last asked back."""
+        self._unsynced_bytes = 0
         self._graves: dict[bytes, _Grave] = {}
         self._is_resting = False
 
@@ -200,17 +204,25 @@ class Sweeper:
         self._account(done)
         assert self._loop is not None
         if any(grave.count >= GRAVE_RECORDS_MAX for grave in self._graves.values()):
-            self._is_resting = True
             graves, self._graves = list(self._graves.values()), {}
-            merged = self._loop.run_in_executor(self._threads, self._merge, graves)
-            merged.add_done_callback(self._merged)
+            self._rest(lambda: self._merge(graves))
+        elif self._unsynced_bytes >= UNSYNCED_BYTES_MAX:
+            self._unsynced_bytes = 0
+            self._rest(self._sync)
         elif not self._is_done():
             pause_s = max(perf_counter() - began, PAUSE_S_MIN)
             self._timer = self._loop.call_later(pause_s, self._run_slice)
         else:
             self._maybe_reclaim()
 
+    def _rest(self, work: Callable[[], None]) -> None:
+        """Do nothing on the loop until `work` is done, in a thread."""
+        assert self._loop is not None
+        self._is_resting = True
+        self._loop.run_in_executor(self._threads, work).add_done_callback(self._rested)
+
     def _account(self, done: SweptSlice) -> None:
+        self._unsynced_bytes += done.written_bytes
         for record, size_bytes in done.removed:
             self._removed_bytes += size_bytes
             grave = self._graves.get(record[:1])
@@ -226,7 +238,7 @@ class Sweeper:
         if self._removed_bytes >= max(RECLAIM_BYTES_MIN, self._size_bytes() // RECLAIM_SHARE):
             self.reclaim_soon()
 
-    def _merged(self, done: asyncio.Future[None]) -> None:
+    def _rested(self, done: asyncio.Future[None]) -> None:
         self._is_resting = False
         if done.cancelled() or self._stopped.is_set():
             return

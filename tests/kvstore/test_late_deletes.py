@@ -411,6 +411,26 @@ async def test_the_background_work_does_it_by_itself(store: Store) -> None:
     assert lying(store) == 0 and not list(store._db.iterator(prefix=META_DOOM))
 
 
+async def test_tombstones_are_not_gathered_in_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is applied meanwhile, so nobody else has them written to disk."""
+    monkeypatch.setattr("kvstore.sweeper.UNSYNCED_BYTES_MAX", 50_000)
+    sync = store._sweeper._sync
+    written_at_syncs: list[int] = []
+
+    def counted() -> None:
+        written_at_syncs.append(tombstones(store, store.revision))
+        sync()
+        assert tombstones(store, store.revision) == written_at_syncs[-1], "it did not rest"
+
+    monkeypatch.setattr(store._sweeper, "_sync", counted)
+    filled(store, 4000)
+    fill(store, ALL)
+    store.start()
+    await until(lambda: store.written_revision == store.revision)
+    assert len(written_at_syncs) >= 4000 * 60 // 50_000
+    await until(lambda: not store._dooms)
+
+
 def test_a_state_of_the_older_format_is_read(store: Store, tmp_path: Path) -> None:
     """Its dooms are written, since it knew no others."""
     filled(store, 2000)
