@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -62,7 +63,8 @@ class Filler:
         self._count = 0
 
     def value_of(self, key: bytes) -> bytes:
-        return (key * (self._value_bytes // len(key) + 1))[: self._value_bytes]
+        """Noise, or LevelDB's tables would be smaller than what has come in for them."""
+        return random.Random(key).randbytes(self._value_bytes)
 
     async def write(self, txns: int, among: Sequence[int] = (0, 1, 2), puts: int = TXN_PUTS) -> None:
         """Have `txns` more transactions of `puts` keys acknowledged, by any of the members `among`."""

@@ -35,8 +35,8 @@ pytestmark = pytest.mark.ours
 
 FILL_TXNS = 120
 """2 MB of keys and values: some 40 pieces of a snapshot."""
-BYTES_PER_S = 6_000_000
-"""So that a transfer lasts most of a second; or three, where four clusters keep the machine busy."""
+BYTES_PER_S = 4_000_000
+"""So that a transfer lasts a second; or three, where four clusters keep the machine busy."""
 SLOW_BYTES_PER_S = 1_500_000
 TAIL = 400
 """Entries that only one member has."""
