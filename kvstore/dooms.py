@@ -54,8 +54,8 @@ DOOMS_MAX = 64
 all."""
 
 _LENGTH = Struct(">I")
-_UNWRITTEN = 2**31
-"""In the length of `start`: how far the tombstones are follows it."""
+_LATE = 2**31
+"""In the length of `start`: the doom is late, and how far its tombstones are follows."""
 _PROGRESS = Struct(">QI")
 """How many are written, and the length of `unwritten_from`, which follows."""
 
@@ -69,12 +69,14 @@ class Doom(NamedTuple):
     sub: int
     """Of the first tombstone. With `revision` it tells dooms apart."""
     count: int = 0  # type: ignore[assignment]  # tuple.count is shadowed on purpose
-    """Tombstones that go with it. In a txn matters until they are written, like the next."""
+    """Tombstones that go with it: of a late one, those that are written. Of any other it is known, like the
+    next, only until they are."""
     excluded: frozenset[bytes] = frozenset()
     """Records in the range that the command had written before, and so has deleted by itself."""
+    is_late: bool = False
+    """It came by a command of its own, and is all of its revision: what lives in the range is younger."""
     unwritten_from: bytes = b""
-    """The `c` record of the first key whose tombstone may be unwritten; empty if all are written. `count` is
-    how many are."""
+    """Of a late one the `c` record of the first key whose tombstone may be unwritten; empty if none is."""
 
     @property
     def is_unwritten(self) -> bool:
@@ -84,10 +86,10 @@ class Doom(NamedTuple):
         """Return the record that is kept until the burial is over."""
         name = META_DOOM + pack_revision(self.revision, self.sub)
         size = len(self.start)
-        if not self.is_unwritten:
+        if not self.is_late:
             return name, _LENGTH.pack(size) + self.start + self.stop
         progress = _PROGRESS.pack(self.count, len(self.unwritten_from)) + self.unwritten_from
-        return name, _LENGTH.pack(_UNWRITTEN | size) + progress + self.start + self.stop
+        return name, _LENGTH.pack(_LATE | size) + progress + self.start + self.stop
 
 
 def doom_of_meta(record: bytes, value: bytes) -> Doom:
@@ -97,14 +99,15 @@ def doom_of_meta(record: bytes, value: bytes) -> Doom:
     at = _LENGTH.size
     count = 0
     unwritten_from = b""
-    if size & _UNWRITTEN:
-        size -= _UNWRITTEN
+    is_late = bool(size & _LATE)
+    if is_late:
+        size -= _LATE
         count, from_bytes = _PROGRESS.unpack_from(value, at)
         at += _PROGRESS.size
         unwritten_from = value[at : at + from_bytes]
         at += from_bytes
     start, stop = value[at : at + size], value[at + size :]
-    return Doom(start, stop, revision, sub, count, unwritten_from=unwritten_from)
+    return Doom(start, stop, revision, sub, count, is_late=is_late, unwritten_from=unwritten_from)
 
 
 def is_doomed(dooms: Sequence[Doom], record: bytes, stored: bytes) -> bool:

@@ -68,7 +68,7 @@ def delete(state: Overlay, request: DeleteRangeRequest) -> Sliced[DeleteRangeRes
     found = yield from _some_living(state, start, stop)
     if found is None:
         revision = state.base_revision + 1
-        state.doom(Doom(start, stop, revision, 0, unwritten_from=start))
+        state.doom(Doom(start, stop, revision, 0, is_late=True, unwritten_from=start))
         state.sub += 1
         return LateDelete(revision)
     bury(state, [record[len(LATEST) :] for record in found])
@@ -103,9 +103,9 @@ def _living(state: Overlay, start: bytes, stop: bytes) -> Iterator[tuple[bytes, 
 
     The dead of a range that was deleted just before may be a million. What lives among them is younger.
     """
-    hiding = overlapping(state.dooms, start, stop)
-    if hiding:
-        newest = hiding[-1]
+    late = [doom for doom in overlapping(state.dooms, start, stop) if doom.is_late]
+    if late:
+        newest = late[-1]
         written = yield from _written_since(state, newest, max(start, newest.start), min(stop, newest.stop))
         if written is not None:
             yield from _scanned(state, start, newest.start)

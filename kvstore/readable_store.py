@@ -125,7 +125,9 @@ class ReadableStore:
         """
         try:
             for doom in self._dooms:
-                if doom.revision == delete.revision and doom.is_unwritten:
+                if doom.revision == delete.revision and doom.is_late:
+                    if not doom.is_unwritten:
+                        return doom.count
                     return await self._read(partial(count_deleted, doom=doom))
             if delete.revision in self._deleted:
                 return self._deleted[delete.revision]

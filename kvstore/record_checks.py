@@ -165,8 +165,9 @@ def _doom_of(key: bytes, value: bytes) -> Doom:
             doom = doom_of_meta(key, value)
             # Format 1 has some of which nothing is left.
             if LATEST < doom.start <= doom.stop <= LATEST_END and doom.meta() == (key, value):
-                if not doom.is_unwritten or (doom.start <= doom.unwritten_from < doom.stop and not doom.sub):
-                    return doom
+                if not doom.is_unwritten or doom.start <= doom.unwritten_from < doom.stop:
+                    if not (doom.is_late and doom.sub):
+                        return doom
     raise ValueError("a range of the dead that is none")
 
 

@@ -222,7 +222,7 @@ class Store(ReadableStore):
         except ApiError as error:
             result = error
         for position in range(known, len(state.dooms)):
-            if state.dooms[position].is_unwritten:
+            if state.dooms[position].is_late:
                 continue
             written = yield from write_tombstones(self._db, state.dooms[position], state.dooms[:position])
             self._written_bytes += written

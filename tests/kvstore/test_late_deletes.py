@@ -217,6 +217,19 @@ async def test_a_delete_again_does_not_step_over_the_dead(store: Store) -> None:
     assert pauses > KEYS / 256 and result.deleted == 1
 
 
+@pytest.mark.parametrize("slices", [0, 20, 70])
+def test_what_a_txn_put_after_its_delete_is_found(store: Store, slices: int) -> None:
+    """It has the revision of the txn's doom, and is alive."""
+    filled(store, 6000)
+    to_the_end = DeleteRangeRequest(key=b"k", range_end=b"\x00")
+    put = RequestOp(request_put=PutRequest(key=b"k000700"))
+    fill(store, TxnRequest(success=[RequestOp(request_delete_range=to_the_end), put]))
+    for _ in range(slices):
+        store.sweep_slice()
+    [result] = fill(store, ALL)
+    assert isinstance(result, DeleteRangeResponse) and result.deleted == 1
+
+
 async def test_too_many_at_once_wait_for_the_background_work(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
