@@ -31,6 +31,9 @@ from kvstore.keys import (
 from kvstore.slices import RECORD_COST_BYTES, SLICE_BYTES, Sliced
 from kvstore.view import SnapshotView
 
+SUPERSEDED_COST_BYTES = 16 * RECORD_COST_BYTES
+"""To look whether an event is superseded: one or two reads."""
+
 
 def hash_revisions(view: SnapshotView, revision: int) -> Sliced[int]:
     """Return the CRC-32 of all changes up to `revision` that the compaction keeps, in their order. The
@@ -102,8 +105,11 @@ def _hash_events(view: SnapshotView, revision: int, found: int) -> Sliced[int]:
             yield
             continue
         record, event = item
-        if record >= bound or not _is_superseded(view, record, event):
+        is_bound = record < bound
+        if not (is_bound and _is_superseded(view, record, event)):
             found = crc32(event, crc32(record, found))
+        if is_bound:
+            worked += SUPERSEDED_COST_BYTES
         worked += len(event) + RECORD_COST_BYTES
         if worked >= SLICE_BYTES:
             worked = 0

@@ -39,7 +39,11 @@ Record: TypeAlias = tuple[bytes, bytes]
 VERSIONS_WALKED_MAX = 16
 """Versions of one key that a read at an old revision steps over before it seeks instead."""
 
+VERSIONS_CHUNK = 256
+"""Records of the index that are walked between two pauses, each in Python: half a millisecond."""
+
 COUNT_CHUNK = 1024
+"""Records that are only counted."""
 
 
 class Version(NamedTuple):
@@ -68,7 +72,7 @@ def versions_at(
         versions = 0
         for record, value in view.items(start, stop):
             walked += 1
-            if not walked % COUNT_CHUNK:
+            if not walked % VERSIONS_CHUNK:
                 yield None
             if record[:-REVISION_BYTES] != prefix:
                 if prefix:
@@ -149,15 +153,15 @@ def event_records(view: View, revision: int) -> Iterator[Record | None]:
     for doom in view.unwritten(LATEST, LATEST_END):
         if doom.revision > revision:
             break
-        stop = EVENT + pack_revision(doom.revision + 1, 0)
-        yield from view.items(start, stop)
+        # What may lie at its places from here on, an older version has written ahead before it was killed.
+        yield from view.items(start, EVENT + pack_revision(doom.revision, doom.sub + doom.count))
         for tombstone in _unwritten(view, doom):
             if tombstone is None:
                 yield None
             else:
                 prefix, at = tombstone
                 yield EVENT + at, tombstone_event(index_key(prefix))
-        start = stop
+        start = EVENT + pack_revision(doom.revision + 1, 0)
     yield from view.items(start, EVENT + pack_revision(revision + 1, 0))
 
 
@@ -196,6 +200,8 @@ def _merged(records: Iterator[Record | None], more: Iterator[Record | None]) -> 
         if record is not None:
             while following is None or following < record:
                 yield following
+                following = next(more, _END)
+            if following == record:  # it lies there already (`event_records`)
                 following = next(more, _END)
         yield record
     while following is not _END:

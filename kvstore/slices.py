@@ -29,6 +29,12 @@ RECORD_COST_BYTES = 128
 TURN_SECONDS = 0.002
 """How long a sliced read keeps the loop before it lets others run."""
 
+SHORT_SECONDS = 0.02
+"""A read that has worked for longer is a long one. Between its turns the loop is left alone as long as they
+took: of all time the long reads together take half. For what another request does is spread over ten or more
+rounds of the loop, and with a turn in each of them it would take that many turns longer: 30 ms were seen for
+every put while a hash ran."""
+
 ROUND_SECONDS = 0.008
 """About how long all reads together may keep one round of the loop. A turn for each would not do: one
 confirmation lets a thousand scans go, and they would hold up heartbeats for two seconds."""
@@ -38,9 +44,10 @@ class _Turns:
     """Shares the rounds of one loop among the reads on it. Who finds a round spent waits in a queue, of which
     each later round lets one go; small reads pass by while there is time."""
 
-    __slots__ = ("__weakref__", "_is_due", "_spent_s", "_waiting")
+    __slots__ = ("__weakref__", "_is_due", "_spent_s", "_waiting", "long_reads")
 
     def __init__(self) -> None:
+        self.long_reads = 0
         self._spent_s = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_due = False
@@ -58,6 +65,12 @@ class _Turns:
         self._waiting.append(future)
         self._wake()
         await future
+
+    async def rest(self, turn_s: float) -> None:
+        """Wait after a turn of a long read."""
+        await asyncio.sleep(turn_s * (2 * self.long_reads - 1))
+        if self.is_spent:
+            await self.wait()
 
     def _wake(self) -> None:
         if not self._is_due:
@@ -89,12 +102,14 @@ def run_at_once(work: Sliced[T]) -> T:
 
 
 async def run_sliced(work: Sliced[T]) -> T:
-    """Run `work`, letting the event loop turn about every `TURN_SECONDS`, however many do so at once."""
+    """Run `work`, letting the event loop turn about every `TURN_SECONDS`, however many do so at once, and
+    leaving it alone half of the time if it takes long."""
     loop = asyncio.get_running_loop()
     turns = _turns.get(loop)
     if turns is None:
         turns = _turns[loop] = _Turns()
-    began = 0.0
+    began = worked_s = 0.0
+    is_long = False
     try:
         if turns.is_spent:
             await turns.wait()
@@ -105,12 +120,19 @@ async def run_sliced(work: Sliced[T]) -> T:
             if spent_s >= TURN_SECONDS:
                 began = 0.0
                 turns.spend(spent_s)
-                await turns.wait()
+                worked_s += spent_s
+                if worked_s < SHORT_SECONDS:
+                    await turns.wait()
+                else:
+                    turns.long_reads += not is_long
+                    is_long = True
+                    await turns.rest(spent_s)
                 began = perf_counter()
     except StopIteration as stop:
         result: T = stop.value
         return result
     finally:
+        turns.long_reads -= is_long
         if began:
             turns.spend(perf_counter() - began)
         work.close()  # a caller that went away: let go of the iterators now, not at some collection

@@ -69,6 +69,38 @@ async def test_small_reads_pass_by_those_that_wait(clock: Clock) -> None:
     assert await run_sliced(work(clock, 10, 0.001)) == 10
 
 
+async def test_a_long_read_leaves_the_loop_alone_half_of_the_time(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step_s = 0.001 + 1e-9
+    sleeps: list[float] = []
+    sleep = asyncio.sleep
+
+    async def counted(seconds: float) -> None:
+        sleeps.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(slices.asyncio, "sleep", counted)
+    short_steps = int(slices.SHORT_SECONDS / 0.001) - 2
+    assert await run_sliced(work(clock, short_steps, 0.001)) == short_steps
+    assert not sleeps
+    assert await run_sliced(work(clock, 1000, 0.001)) == 1000
+    assert sum(sleeps) == pytest.approx(1.0 - slices.SHORT_SECONDS, abs=0.005)
+    assert TURN_SECONDS <= max(sleeps) <= TURN_SECONDS + step_s
+    # Several of them take half of it together; and who goes away counts no more.
+    sleeps.clear()
+    reads = [asyncio.create_task(run_sliced(work(clock, 1000, 0.001))) for _ in range(4)]
+    while len(sleeps) < 400:
+        await sleep(0)
+    assert 7 * TURN_SECONDS <= sleeps[-1] <= 7 * (TURN_SECONDS + step_s)
+    for read in reads[1:]:
+        read.cancel()
+    await asyncio.gather(*reads[1:], return_exceptions=True)
+    del sleeps[:]
+    assert await reads[0] == 1000
+    assert max(sleeps[1:]) <= TURN_SECONDS + step_s
+
+
 async def test_a_caller_that_goes_away_costs_the_others_nothing(clock: Clock) -> None:
     reads = [asyncio.create_task(run_sliced(work(clock, 20, 0.001))) for _ in range(READS)]
     for _ in range(5):

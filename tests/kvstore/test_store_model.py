@@ -52,7 +52,7 @@ SMALL_LIMITS: list[tuple[Any, str, int]] = [
     (dooms, "LARGE_DELETE_KEYS", 1),
     (dooms, "SLICE_KEYS_MAX", 2),
     (late_deletes, "EVENTS_WALKED_MAX", 3),
-    (history, "COUNT_CHUNK", 3),
+    (history, "VERSIONS_CHUNK", 3),
     (history, "VERSIONS_WALKED_MAX", 2),
     (store_module, "DOOMS_MAX", 3),
 ]
