@@ -134,6 +134,8 @@ class ReadableStore:
             raise STATE_REPLACED.error()
         except ApiError as error:
             raise ApiError(error.code, error.message, applied="yes") from None
+        except StateError as error:
+            raise SERVER_STOPPED.error(applied="yes") from error
 
     def _note_deleted(self, revision: int, count: int) -> None:
         self._deleted[revision] = count

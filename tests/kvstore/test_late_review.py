@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from kvstore.backup import backup_records
 from kvstore.dooms import Doom, write_tombstones
+from kvstore.errors import ApiError, StateFailed
 from kvstore.keys import META_FORMAT, META_NUMBER
 from kvstore.late_deletes import LateDelete
 from kvstore.store import Store
@@ -45,6 +48,17 @@ async def test_tombstones_that_an_older_version_wrote_ahead_show_once(store: Sto
         assert await each.hash_all() == await clean.hash_all()
         each.close()
     clean.close()
+
+
+async def test_a_count_on_a_state_that_has_failed_is_of_a_delete_that_was_applied(store: Store) -> None:
+    """The member ends; that the delete is done it still knows, and "unknown" would be less than that."""
+    filled(store, 1000)
+    [result] = fill(store, ALL)
+    assert isinstance(result, LateDelete)
+    failure = store._fail(StateFailed("here", "a read failed"))
+    with pytest.raises(ApiError) as caught:
+        await store.deleted(result)
+    assert caught.value.applied == "yes" and caught.value.__cause__ is failure
 
 
 def backup_of(store: Store) -> list[tuple[bytes, bytes]]:
