@@ -31,6 +31,8 @@ LOG_BYTES_MIN: Final = 64 * 1024
 """Of everything that is measured in bytes of log or state: below it every other write would be a sync."""
 SEGMENT_BYTES_MAX: Final = 1024 * 1024 * 1024
 BYTES_MAX: Final = 1 << 50
+FLUSH_BYTES_MAX: Final = 128 * 1024 * 1024
+"""Twice as much may lie in LevelDB's memory: see kvstore.state_directory.MEMTABLE_BYTES_MAX."""
 NAME_CHARS_MAX: Final = 255
 
 _DURATION_PARTS: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s)", re.ASCII)
@@ -254,7 +256,7 @@ class _Check:
         auto_compaction = self._auto_compaction()
         log_bytes = self._number("log-bytes-max", LOG_BYTES_MIN, BYTES_MAX)
         segment_bytes = self._number("log-segment-bytes", LOG_BYTES_MIN, SEGMENT_BYTES_MAX)
-        flush_bytes = self._number("state-flush-bytes", LOG_BYTES_MIN, BYTES_MAX)
+        flush_bytes = self._number("state-flush-bytes", LOG_BYTES_MIN, FLUSH_BYTES_MAX)
         snapshot_bytes = self._number("snapshot-bytes-per-second", LOG_BYTES_MIN, BYTES_MAX)
         if values["log-level"] not in LOG_LEVELS:
             faults.append(f"--log-level {values['log-level']!r}: one of {', '.join(LOG_LEVELS)}")
