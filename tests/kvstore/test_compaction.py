@@ -188,6 +188,35 @@ async def test_a_hundred_thousand_versions_in_small_slices(store: Store) -> None
     assert records(store) == 2 * (500 + store.revision - bound)
 
 
+async def test_it_makes_room_where_there_is_other_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice of 2 ms, by a clock of its own; the pause behind it is as long while slices come in time."""
+    now_s = itertools.count(step=0.002)
+    monkeypatch.setattr(sweeper, "perf_counter", lambda: float(next(now_s)))
+    bound = history(store)
+    monkeypatch.setattr(sweep, "SLICE_EVENTS_MAX", 1)
+    store.start()
+    fill(store, compaction(bound))
+    sweeping = store._sweeper
+    loop = asyncio.get_running_loop()
+
+    def pause_after(late_s: float) -> float:
+        """Return how many slices long the pause is after one that came so late."""
+        assert sweeping._timer is not None
+        sweeping._timer.cancel()
+        begin_s = loop.time()
+        sweeping._due_s = begin_s - late_s
+        sweeping._run_slice()
+        assert sweeping._due_s >= begin_s + 0.002 * sweeping._pause_slices
+        return sweeping._pause_slices
+
+    in_time = -1.0
+    assert pause_after(in_time) == 1.0
+    assert [pause_after(0.1) for _ in range(5)] == [2.0, 4.0, 8.0, 9.0, 9.0]
+    assert 1.0 < pause_after(in_time) < 9.0
+    assert [pause_after(in_time) for _ in range(30)][-1] == 1.0
+    await until_swept(store)
+
+
 def test_a_slice_is_bounded_by_bytes_too(store: Store) -> None:
     fill(store, *(PutRequest(key=b"a", value=bytes(100_000)) for _ in range(9)), compaction(10))
     assert store.sweep_slice().events == 3

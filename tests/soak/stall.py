@@ -162,7 +162,8 @@ async def fill(rpcs: list[Rpc], arguments: argparse.Namespace) -> int:
         for first in numbers:
             last = min(first + arguments.puts, arguments.keys)
             pairs = [(b"key/%010d" % i, bytes(arguments.value_bytes)) for i in range(first, last)]
-            revision = max(revision, await common.put_all(rpc, pairs))
+            own = await common.put_all(rpc, pairs)
+            revision = max(revision, own)
 
     await asyncio.gather(*(client(rpc) for rpc in rpcs for _ in range(3)))
     return revision
@@ -184,7 +185,8 @@ async def long_works(run: Run, rpc: Rpc, old_revision: int, keys: int) -> None:
 
     async def count(revision: int) -> None:
         request = rpc_pb2.RangeRequest(**everything, count_only=True, revision=revision)
-        assert (await rpc.range(request, LONG_S)).count == keys
+        found = (await rpc.range(request, LONG_S)).count
+        assert found == keys, f"{found} keys at revision {revision}, and {keys} were written"
 
     async def compact() -> None:
         revision = (await rpc.range(rpc_pb2.RangeRequest(key=ALL), LONG_S)).header.revision
@@ -193,7 +195,8 @@ async def long_works(run: Run, rpc: Rpc, old_revision: int, keys: int) -> None:
 
     async def delete() -> None:
         request = rpc_pb2.DeleteRangeRequest(**everything)
-        assert (await rpc.delete_range(request, LONG_S)).deleted == keys
+        deleted = (await rpc.delete_range(request, LONG_S)).deleted
+        assert deleted == keys, f"{deleted} keys were deleted, and {keys} were written"
 
     await run.measure("count of all keys", lambda: count(0))
     await run.measure("count at an old revision", lambda: count(old_revision))
