@@ -7,7 +7,7 @@ gives the space back.
 Slices run on the event loop, between everything else, since they must not run beside `apply`. After
 each the loop is left alone for as long as the slice took: half the time at most goes into this. That is where
 nothing else is to be done. If the loop comes late to the next slice, it, or the machine, has other work: the
-pauses become longer, until a tenth of the time goes into this.
+pauses become longer, until a fifth of the time goes into this: more than writers can make superfluous.
 
 LevelDB gives deleted records' space back when it happens to merge the tables they lie in. After a large
 removal it is asked to (`state_directory.compact_range`), off the loop and piece by piece: while such a
@@ -37,8 +37,8 @@ from kvstore.sweep import SweptSlice, swept_end
 logger = logging.getLogger(__name__)
 
 PAUSE_S_MIN = 0.001
-PAUSE_SLICES_MAX = 9.0
-"""Times what a slice takes. One of 128 events takes 2 ms: at this pace 6,000 events a second are removed."""
+PAUSE_SLICES_MAX = 4.0
+"""Times what a slice takes. One of 128 events takes 2 ms: at this pace 12,000 events a second are removed."""
 LATE_S = 0.003
 """Timers have a grain of a millisecond. What comes later than this had to wait for other work."""
 
