@@ -47,7 +47,8 @@ class Builder:
         async def client(rpc: Rpc) -> None:
             nonlocal say_at
             while self.written_bytes < self._arguments.bytes:
-                self.revision = max(self.revision, await common.put_all(rpc, self._pairs()))
+                revision = await common.put_all(rpc, self._pairs())
+                self.revision = max(self.revision, revision)
                 if self.written_bytes >= say_at:
                     say_at += self._arguments.bytes / 10
                     say(f"{megabytes(self.written_bytes)} of keys and values are written")

@@ -45,7 +45,8 @@ class Writers:
         while self._next < end:
             serial = self._next
             self._next += 1
-            self.revision = max(self.revision, await common.put_all(rpc, self._pairs(serial)))
+            revision = await common.put_all(rpc, self._pairs(serial))
+            self.revision = max(self.revision, revision)
 
     def _pairs(self, serial: int) -> list[tuple[bytes, bytes]]:
         a = self._arguments
