@@ -106,18 +106,22 @@ class SnapshotReceiver:
 
     async def serve(self, node_id: NodeId, pipe: Pipe) -> None:
         """Take what `node_id` sends. Raises PipeBroken."""
-        async with asyncio.timeout(self._config.snapshot_stall_s):
-            header = await _receive(pipe)
+        try:
+            async with asyncio.timeout(self._config.snapshot_stall_s):
+                header = await _receive(pipe)
+        except CodecError as error:
+            # The other end's fault, and it is told so: no error of this node.
+            raise PipeBroken(str(error)) from None
         if not isinstance(header, SnapshotHeader):
             raise PipeBroken("a pipe that does not begin with a snapshot's header")
         if self.is_receiving or self._installer.is_busy or self._stopped:
-            await pipe.send(encode(SnapshotResult(Outcome.BUSY, "another snapshot is coming in")))
-            return
-        self._serving = True
-        try:
-            result = await self._take(node_id, header, pipe)
-        finally:
-            self._serving = False
+            result = SnapshotResult(Outcome.BUSY, "another snapshot is coming in")
+        else:
+            self._serving = True
+            try:
+                result = await self._take(node_id, header, pipe)
+            finally:
+                self._serving = False
         async with asyncio.timeout(self._config.snapshot_stall_s):
             await pipe.send(encode(result))
 

@@ -16,6 +16,7 @@ import pytest
 
 from raft import Command, LogIndex, Node, NodeId, OutcomeUnknown, StateMachineError, StorageError
 from raft.core.messages import AppendEntries, Message
+from raft.transport.interface import PipeBroken
 from raft.transport.memory import DROP
 
 from .cluster import Cluster, until
@@ -377,6 +378,22 @@ async def test_a_crash_around_the_switch_leaves_the_one_state_or_the_other(tmp_p
         if step == "after the switch":
             assert node.status().first_index == shelf.state[0] + 1
         await cluster.add(20)
+        await cluster.same_everywhere()
+
+
+async def test_a_pipe_that_begins_with_nonsense_is_told_why_and_harms_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Shelves(tmp_path) as cluster:
+        transport = cluster.nodes[1]._parts.transport
+        assert transport is not None
+        for frame, text in ((b"\xff\xff", "not a frame of a snapshot"), (b"\x22\x00", "does not begin with")):
+            with pytest.raises(PipeBroken, match=text):
+                async with transport.open_pipe(2) as pipe:
+                    await pipe.send(frame)
+                    await pipe.receive()
+        assert not [record for record in caplog.records if record.exc_info], "it is no error of this node"
+        await cluster.add(5)
         await cluster.same_everywhere()
 
 
