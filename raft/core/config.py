@@ -53,6 +53,9 @@ class Config:
     apply_inflight_bytes_max: int = 8 * MIB
     """Entries handed out and not yet reported as applied."""
 
+    learners_max: int = 1
+    """Learners at a time: each gets the whole log from the leader (etcd: 1)."""
+
     pre_vote: bool = True
     """Ask first whether an election could be won (dissertation 9.6)."""
 
@@ -81,6 +84,7 @@ class Config:
             "apply_bytes_max",
             "apply_inflight_bytes_max",
             "command_bytes_max",
+            "learners_max",
         ):
             if getattr(self, name) < 1:
                 faults.append(f"{name} must be at least 1")

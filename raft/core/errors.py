@@ -23,6 +23,32 @@ class DropReason(IntEnum):
     TOO_LARGE = 3
 
 
+class ChangeRefusal(IntEnum):
+    """Why a change of the membership never entered a log. On the wire: never renumber."""
+
+    NOT_LEADER = 0
+    NOT_READY = 1
+    """The leader is so new that nothing of its term is committed (trap 41)."""
+    PENDING = 2
+    """Another change is under way."""
+    NOT_JOINT = 3
+    """Nothing to leave."""
+    UNKNOWN_MEMBER = 4
+    ALREADY_MEMBER = 5
+    ID_USED = 6
+    """The id belonged to a member that was removed."""
+    NO_VOTERS = 7
+    TOO_MANY_LEARNERS = 8
+    TOO_MANY_MEMBERS = 9
+    LEARNER_BEHIND = 10
+    QUORUM_AT_RISK = 11
+    """Too few of those that would vote are heard from."""
+    TRANSFERRING = 12
+    NOTHING_TO_DO = 13
+    MALFORMED = 14
+    """It names a member twice, or too much data."""
+
+
 class RaftError(Exception):
     """Root of all errors of this library that a caller may meet."""
 
@@ -67,6 +93,60 @@ class ProposalTooLarge(ProposalDropped):
 
 class Transferring(ProposalDropped):
     """Leadership is being handed over: no proposals until that is done."""
+
+
+class ChangeRefused(ProposalDropped):
+    """The membership was not changed. `refusal` says why; retryable if time alone may help."""
+
+    def __init__(self, refusal: ChangeRefusal, node_id: NodeId = NO_NODE) -> None:
+        who = f" (member {node_id:x})" if node_id else ""
+        super().__init__(f"the membership was not changed: {_REFUSALS[refusal]}{who}")
+        self.refusal = refusal
+        self.node_id = node_id
+
+    @property
+    def retryable(self) -> bool:  # type: ignore[override] # one class, for the reason is a value
+        return self.refusal in _PASSING_REFUSALS
+
+
+_REFUSALS = {
+    ChangeRefusal.NOT_LEADER: "this member does not lead",
+    ChangeRefusal.NOT_READY: "the leader was elected a moment ago; try again",
+    ChangeRefusal.PENDING: "another change is under way; try again when it is done",
+    ChangeRefusal.NOT_JOINT: "the configuration is not joint, there is nothing to leave",
+    ChangeRefusal.UNKNOWN_MEMBER: "there is no such member",
+    ChangeRefusal.ALREADY_MEMBER: "it is a member already",
+    ChangeRefusal.ID_USED: "its id was that of a member that was removed, and is never used again",
+    ChangeRefusal.NO_VOTERS: "no voter would be left",
+    ChangeRefusal.TOO_MANY_LEARNERS: "there are as many learners as are allowed",
+    ChangeRefusal.TOO_MANY_MEMBERS: "there are as many members as are allowed",
+    ChangeRefusal.LEARNER_BEHIND: "the learner lacks too much of the log; try again when it has caught up",
+    ChangeRefusal.QUORUM_AT_RISK: "too few of those that would vote are heard from; see to them first",
+    ChangeRefusal.TRANSFERRING: "leadership is being handed over; try again",
+    ChangeRefusal.NOTHING_TO_DO: "it is like that already",
+    ChangeRefusal.MALFORMED: "the change contradicts itself, or is too large",
+}
+
+_PASSING_REFUSALS = frozenset(
+    {
+        ChangeRefusal.NOT_LEADER,
+        ChangeRefusal.NOT_READY,
+        ChangeRefusal.PENDING,
+        ChangeRefusal.LEARNER_BEHIND,
+        ChangeRefusal.QUORUM_AT_RISK,
+        ChangeRefusal.TRANSFERRING,
+    }
+)
+
+
+class TransferFailed(RaftError):
+    """Leadership was not handed over: the text says why. This member may lead on."""
+
+    retryable = True
+
+
+class MemberRemoved(RaftError):
+    """This member was removed from its cluster, for good. Fatal."""
 
 
 class Stopping(ProposalDropped):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from raft.core.errors import DropReason
-from raft.core.types import Entry, LogIndex, NodeId, Term
+from raft.core.errors import ChangeRefusal, DropReason
+from raft.core.types import Entry, LogIndex, MembershipChange, NodeId, Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,30 @@ class ProposeReply(_Message):
     reason: DropReason
 
 
+@dataclass(frozen=True, slots=True)
+class ChangeRequest(_Message):
+    """A follower's wish for another membership. As with Propose, only the leader of exactly `term` takes it,
+    and no copy of it."""
+
+    ticket: int
+    """From the same numbers as those of Propose."""
+    run_id: int
+    change: MembershipChange
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeReply(_Message):
+    """What became of a ChangeRequest: appended at `index` in `term`, or refused: then it is in no log."""
+
+    ticket: int
+    run_id: int
+    index: LogIndex
+    """0 if it was refused."""
+    refusal: ChangeRefusal | None = None
+    refused_id: NodeId = 0
+    """The member on account of which it was refused, if it was one."""
+
+
 Message: TypeAlias = (
     RequestVote
     | RequestVoteReply
@@ -177,4 +201,6 @@ Message: TypeAlias = (
     | ReadIndexReply
     | Propose
     | ProposeReply
+    | ChangeRequest
+    | ChangeReply
 )

@@ -35,9 +35,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from raft.core.errors import DropReason
+from raft.core.errors import ChangeRefusal, DropReason
 from raft.core.messages import Message
-from raft.core.types import Entry, HardState, LogIndex, NodeId, SnapshotMeta, Term
+from raft.core.types import Entry, HardState, LogIndex, Membership, NodeId, SnapshotMeta, Term
 
 
 class Role(Enum):
@@ -120,6 +120,28 @@ class Proposed(NamedTuple):
     """Number of the forwarded batch, if another node leads."""
 
 
+class MembershipView(NamedTuple):
+    """Who the members are, by the newest configuration in the log, and by the last committed one."""
+
+    effective: Membership
+    """Counts for votes and commits, though it may yet be rolled back."""
+    effective_index: LogIndex
+    committed: Membership
+    committed_index: LogIndex
+    """Of the entry with that configuration, or where a base of the log stands."""
+
+
+class ChangeAnswer(NamedTuple):
+    """What became of a change that this member asked its leader for: appended at `index` of `term`, or
+    refused."""
+
+    ticket: int
+    term: Term
+    index: LogIndex  # type: ignore[assignment] # shadows tuple.index, which nobody calls
+    refusal: ChangeRefusal | None
+    refused_id: NodeId
+
+
 @dataclass(slots=True)
 class Ready:
     """What the core wants done. Empty fields mean nothing to do."""
@@ -133,3 +155,6 @@ class Ready:
     dropped: list[DroppedProposal] = field(default_factory=list)
     snapshots_wanted: list[NodeId] = field(default_factory=list)
     """Members that the log no longer reaches: send each a snapshot."""
+    membership: MembershipView | None = None
+    """Set when it changed, and in the first Ready."""
+    changes: list[ChangeAnswer] = field(default_factory=list)

@@ -89,7 +89,7 @@ class Membership:
     """A configuration (dissertation 4.3). `voters_outgoing` is not empty only while joint.
 
     Invariants: voters is not empty once bootstrapped; voters and learners are disjoint;
-    learners_next is a subset of voters_outgoing.
+    learners_next is a subset of voters_outgoing, without voters; no member is removed.
     """
 
     voters: frozenset[NodeId] = frozenset()
@@ -97,16 +97,22 @@ class Membership:
     voters_outgoing: frozenset[NodeId] = frozenset()
     learners_next: frozenset[NodeId] = frozenset()
     auto_leave: bool = False
+    details: tuple[tuple[NodeId, bytes], ...] = ()
+    """By id, what the runtime keeps of members: addresses and such. Nothing to the core."""
+    removed: tuple[NodeId, ...] = ()
+    """Ids that were members and are not, in the order of their removal: never used again (trap 47)."""
 
     def __post_init__(self) -> None:
         if self.learners & (self.voters | self.voters_outgoing):
             raise ValueError("a learner cannot also be a voter")
-        if not self.learners_next <= self.voters_outgoing:
-            raise ValueError("learners_next must be outgoing voters")
+        if not self.learners_next <= self.voters_outgoing - self.voters:
+            raise ValueError("learners_next must be outgoing voters that do not stay")
         if self.auto_leave and not self.voters_outgoing:
             raise ValueError("auto_leave without a joint configuration")
         if NO_NODE in self.members:
             raise ValueError("0 is not a node id")
+        if not self.members.isdisjoint(self.removed):
+            raise ValueError("a member that is removed")
 
     @property
     def is_joint(self) -> bool:
@@ -119,6 +125,30 @@ class Membership:
 
     def is_voter(self, node_id: NodeId) -> bool:
         return node_id in self.voters or node_id in self.voters_outgoing
+
+    def details_of(self, node_id: NodeId) -> bytes:
+        """Return what is kept of a member, b"" if nothing is."""
+        return next((data for member, data in self.details if member == node_id), b"")
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipChange:
+    """What is to become of the configuration, all at once. What is not named stays as it is.
+
+    A learner among `voters` is promoted, a voter among `learners` demoted. A change in which `leaves` is set
+    has nothing else: it ends a joint configuration that does not end by itself.
+    """
+
+    voters: frozenset[NodeId] = frozenset()
+    learners: frozenset[NodeId] = frozenset()
+    removes: frozenset[NodeId] = frozenset()
+    details: tuple[tuple[NodeId, bytes], ...] = ()
+    """Of members that are added, or new ones of members that stay."""
+    auto_leave: bool = True
+    """The joint configuration, if there is one, ends by itself as soon as it is committed."""
+    leaves: bool = False
+    is_strict: bool = True
+    """Refuse what would leave the voters without a majority that is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,4 +190,13 @@ class LogReader(Protocol):
 
         Raises Compacted if low < first_index, Unavailable if high > last_index + 1.
         """
+        ...
+
+
+class StoredLog(LogReader, Protocol):
+    """A log from which a core can start."""
+
+    def memberships(self) -> Sequence[tuple[LogIndex, Membership]]:
+        """Return the configurations that the log knows, oldest first: at first_index - 1, if what was
+        dropped held one or a snapshot brought one, and of each MEMBERSHIP entry. Asked once, at the start."""
         ...
