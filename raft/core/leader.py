@@ -18,15 +18,17 @@ from raft.core.log import RaftLog
 from raft.core.messages import (
     AppendEntries,
     AppendEntriesReply,
+    ChangeRequest,
     Heartbeat,
     HeartbeatReply,
     Message,
     Propose,
+    TimeoutNow,
 )
 from raft.core.progress import Flow, Progress
 from raft.core.quorum import is_quorum, quorum_index
 from raft.core.reads import ConfirmedRound, ReadRounds, Waiter
-from raft.core.types import LogIndex, Membership, NodeId, Term, entries_bytes
+from raft.core.types import NO_NODE, LogIndex, Membership, NodeId, Term, entries_bytes
 
 SendFunction = Callable[[Message], None]
 
@@ -58,6 +60,16 @@ class SeenTickets:
         return True
 
 
+class Transfer:
+    """A transfer of leadership that is under way (dissertation 3.10)."""
+
+    __slots__ = ("begin_ticks", "target")
+
+    def __init__(self, target: NodeId, begin_ticks: int) -> None:
+        self.target = target
+        self.begin_ticks = begin_ticks
+
+
 class Leadership:
     """One leader's view, from its election until it steps down."""
 
@@ -70,10 +82,12 @@ class Leadership:
         "_send",
         "_term",
         "_tickets",
+        "_ticks",
         "noop_index",
         "progress",
         "reads",
         "snapshots_wanted",
+        "transfer",
         "uncommitted_bytes",
         "wants_pump",
     )
@@ -108,8 +122,84 @@ class Leadership:
         self.uncommitted_bytes = 0
         self._pending: deque[tuple[LogIndex, int]] = deque()
         self._tickets: dict[tuple[NodeId, int], SeenTickets] = {}
+        self._ticks = 0
+        self.transfer: Transfer | None = None
+        """Leadership is being handed over: nothing may be appended until that is done or given up."""
         self.wants_pump = True
         """Something changed since the last `pump`."""
+
+    # The membership
+
+    def reconfigure(self, membership: Membership) -> None:
+        """Another configuration counts from now on: it stands in the log (dissertation 4.1)."""
+        self._membership = membership
+        self._members = sorted(membership.members)
+        for member in self.progress.keys() - membership.members:
+            del self.progress[member]
+        for member in self._members:
+            if member not in self.progress:
+                self.progress[member] = self._new_progress()
+        if self.transfer is not None and self.transfer.target not in membership.voters:
+            self.transfer = None
+        self.wants_pump = True
+
+    def _new_progress(self) -> Progress:
+        config = self._config
+        progress = Progress(
+            self._log.last_index + 1,
+            Inflights(config.inflight_messages_max, config.inflight_bytes_max),
+            self._ticks,
+        )
+        # A chance until the second check: it has not been asked anything yet (etcd does the same).
+        progress.is_active = True
+        return progress
+
+    def heard(self) -> frozenset[NodeId]:
+        """Return who answered within the last one to two election timeouts, this member included."""
+        answered = {member for member, p in self.progress.items() if p.is_active or p.was_active}
+        return frozenset(answered | {self._config.node_id})
+
+    def is_caught_up(self, learner: NodeId) -> bool:
+        """Whether a learner may become a voter without holding up the commits (dissertation 4.2.1)."""
+        progress = self.progress[learner]
+        return (progress.is_active or progress.was_active) and progress.is_caught_up(
+            self._ticks, self._config.election_timeout_ticks
+        )
+
+    # Transfer
+
+    def begin_transfer(self, target: NodeId) -> None:
+        """Hand over to `target`, a voter, as soon as it has the whole log."""
+        self.transfer = Transfer(target, self._ticks)
+        self._maybe_time_out(target)
+        self.wants_pump = True
+
+    def best_successor(self) -> NodeId:
+        """Return the other voter of the newest configuration that has most of the log; of those that are
+        heard, if any is. NO_NODE if there is none."""
+        heard = self.heard()
+        others = sorted(self._membership.voters - {self._config.node_id})
+        return max(
+            others, key=lambda member: (member in heard, self.progress[member].match_index), default=NO_NODE
+        )
+
+    def is_transfer_overdue(self) -> bool:
+        """Whether the transfer has taken an election timeout: then it has failed (dissertation 3.10)."""
+        transfer = self.transfer
+        return transfer is not None and (
+            self._ticks - transfer.begin_ticks >= self._config.election_timeout_ticks
+        )
+
+    def _maybe_time_out(self, member: NodeId) -> None:
+        """Tell `member` to campaign, if it is the target and lacks nothing. Again at each of its answers:
+        the message may be lost, and one that is late is of an older term."""
+        transfer = self.transfer
+        if (
+            transfer is not None
+            and member == transfer.target
+            and self.progress[member].match_index == self._log.last_index
+        ):
+            self._send(TimeoutNow(sender=self._config.node_id, to=member, term=self._term))
 
     # Proposals
 
@@ -119,7 +209,7 @@ class Leadership:
         self._pending.append((last_index, size_bytes))
         self.wants_pump = True
 
-    def is_repeated(self, propose: Propose) -> bool:
+    def is_repeated(self, propose: Propose | ChangeRequest) -> bool:
         """Note a forwarded batch; return whether it was here before in this term.
 
         A gRPC stream repeats nothing, but a network of another make may, or one who recorded it
@@ -192,7 +282,9 @@ class Leadership:
 
     def append_replied(self, reply: AppendEntriesReply) -> None:
         """A follower accepted or refused an append."""
-        progress = self.progress[reply.sender]
+        progress = self.progress.get(reply.sender)
+        if progress is None:
+            return
         progress.is_active = True
         log = self._log
         if not reply.rejected:
@@ -202,6 +294,9 @@ class Leadership:
             # Nobody can have what we never had: such an answer is not to be believed.
             if reply.match_index <= log.last_index and progress.accepted(reply.match_index):
                 self.wants_pump = True
+            if reply.sender in self._membership.learners:
+                progress.note_round(log.last_index, self._ticks, self._config.election_timeout_ticks)
+            self._maybe_time_out(reply.sender)
             return
         probe_index = min(reply.hint_index, log.last_index)
         if reply.hint_term > 0 and probe_index >= log.first_index:
@@ -242,6 +337,9 @@ class Leadership:
 
     # Heartbeats, reads, the quorum check
 
+    def tick(self) -> None:
+        self._ticks += 1
+
     def send_heartbeats(self) -> None:
         for member in self._members:
             if member == self._config.node_id:
@@ -259,13 +357,16 @@ class Leadership:
 
     def heartbeat_replied(self, reply: HeartbeatReply) -> None:
         """A follower is there and takes us for its leader."""
-        progress = self.progress[reply.sender]
+        progress = self.progress.get(reply.sender)
+        if progress is None:
+            return
         progress.is_active = True
         progress.paused = False
         if progress.flow is Flow.PROBE or progress.match_index < self._log.last_index:
             # Everything under way may have been lost: an empty append finds out.
             self._send_append(reply.sender, even_if_empty=True)
         self.reads.acked(reply.sender, reply.read_position)
+        self._maybe_time_out(reply.sender)
         self.wants_pump = True
 
     def wait_read(self, node_id: NodeId, waiter: Waiter) -> None:
@@ -280,7 +381,7 @@ class Leadership:
         active = {member for member in self._members if self.progress[member].is_active}
         active.add(self._config.node_id)
         for progress in self.progress.values():
-            progress.is_active = False
+            progress.was_active, progress.is_active = progress.is_active, False
         return is_quorum(self._membership, active)
 
     def unreachable(self, member: NodeId) -> None:

@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raft.core.config import Config
+from raft.core.configurations import Configurations
 from raft.core.errors import InvariantViolation
 from raft.core.leader import Leadership
 from raft.core.log import RaftLog
+from raft.core.membership_codec import decode_membership
 from raft.core.messages import Message, PreVote, PreVoteReply, ReadIndex, RequestVote, RequestVoteReply
 from raft.core.quorum import VoteResult, vote_result
 from raft.core.reads import ReadRequests, Waiter
-from raft.core.ready import DroppedProposal, ReadState, Role, SoftState
+from raft.core.ready import ChangeAnswer, DroppedProposal, MembershipView, ReadState, Role, SoftState
 from raft.core.types import (
     NO_NODE,
     Entry,
@@ -26,10 +28,10 @@ from raft.core.types import (
     HardState,
     LogIndex,
     LogPosition,
-    LogReader,
     Membership,
     NodeId,
     SnapshotMeta,
+    StoredLog,
     Term,
     entries_bytes,
 )
@@ -69,6 +71,8 @@ class Status:
     stable_index: LogIndex
     peers: Sequence[PeerStatus]
     """Empty unless this node leads."""
+    transfer_target: NodeId
+    """To whom leadership is being handed over; NO_NODE if it is not."""
 
 
 class Machine:
@@ -78,7 +82,7 @@ class Machine:
         self,
         config: Config,
         *,
-        log: LogReader,
+        log: StoredLog,
         hard_state: HardState,
         membership: Membership,
         applied_index: LogIndex,
@@ -86,14 +90,19 @@ class Machine:
     ) -> None:
         """Start from what is durable: `log` and `hard_state`.
 
+        `membership` is the configuration at index 0, also at a member that joined later and is not in it.
         `applied_index` is what the state machine contains; entries after it are handed out again.
         Raises InvariantViolation if it is not inside the log, or the log is newer than the term.
         """
         self._config = config
         self._random = random
-        self._membership = membership
-        self._peers = sorted(membership.members - {config.node_id})
         self.log = RaftLog(log, hard_state.commit_index, applied_index)
+        self._configurations = Configurations(
+            membership, log.memberships(), log.first_index, self.log.commit_index
+        )
+        self._membership = membership = self._configurations.newest.membership
+        self._peers = sorted(membership.members - {config.node_id})
+        self._view_changed = False
         if self.log.last_position.term > hard_state.term:
             raise InvariantViolation(
                 f"the log ends in term {self.log.last_position.term}, the term is {hard_state.term}"
@@ -120,6 +129,7 @@ class Machine:
         self._replies: list[Message] = []
         self._read_states: list[ReadState] = []
         self._dropped: list[DroppedProposal] = []
+        self._answers: list[ChangeAnswer] = []
         self._snapshot: SnapshotMeta | None = None
         # What the last Ready took
         self._last_soft_state = SoftState(Role.FOLLOWER, NO_NODE, hard_state.term)
@@ -146,8 +156,15 @@ class Machine:
         return self.log.last_index
 
     @property
-    def membership(self) -> Membership:
-        return self._membership
+    def membership(self) -> MembershipView:
+        """Who the members are."""
+        self._note_committed_membership()
+        newest, committed = self._configurations.newest, self._configurations.committed
+        return MembershipView(newest.membership, newest.index, committed.membership, committed.index)
+
+    def membership_at(self, index: LogIndex) -> Membership:
+        """Return the configuration at `index`, which the log still reaches: that of a snapshot there."""
+        return self._configurations.at(index).membership
 
     @property
     def run_id(self) -> int:
@@ -172,6 +189,9 @@ class Machine:
             last_index=self.log.last_index,
             stable_index=self.log.stable_index,
             peers=peers,
+            transfer_target=self._leadership.transfer.target
+            if self._leadership is not None and self._leadership.transfer is not None
+            else NO_NODE,
         )
 
     def _send(self, message: Message) -> None:
@@ -181,6 +201,32 @@ class Machine:
         if self._leadership is None:
             raise InvariantViolation(f"{self.role.value} without leadership")
         return self._leadership
+
+    # The membership
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        """Put `entries` into the log, and let the configurations among them count. Raises ValueError for one
+        that cannot be read, with nothing changed."""
+        found = [
+            (entry[0], decode_membership(entry[3])) for entry in entries if entry[2] == EntryKind.MEMBERSHIP
+        ]
+        self.log.append(entries)
+        if self._configurations.truncate(entries[0].index) or found:
+            for index, membership in found:
+                self._configurations.append(index, membership)
+            self._reconfigure()
+
+    def _reconfigure(self) -> None:
+        self._configurations.forget(self.log.first_index)
+        self._membership = membership = self._configurations.newest.membership
+        self._peers = sorted(membership.members - {self.node_id})
+        if self._leadership is not None:
+            self._leadership.reconfigure(membership)
+        self._view_changed = True
+
+    def _note_committed_membership(self) -> None:
+        if self._configurations.commit_to(self.log.commit_index):
+            self._view_changed = True
 
     # Transitions
 
@@ -260,6 +306,10 @@ class Machine:
 
     def _tick_leader(self) -> None:
         leadership = self._leading()
+        leadership.tick()
+        self._tick_transfer()
+        if self.role is not Role.LEADER:
+            return
         if self._election_elapsed_ticks >= self._config.election_timeout_ticks:
             self._election_elapsed_ticks = 0
             if self._config.check_quorum and not leadership.check_quorum():
@@ -268,6 +318,10 @@ class Machine:
         if self._heartbeat_elapsed_ticks >= self._config.heartbeat_ticks:
             self._heartbeat_elapsed_ticks = 0
             leadership.send_heartbeats()
+
+    def _tick_transfer(self) -> None:
+        """See Reconfiguration."""
+        raise NotImplementedError
 
     # Elections
 
@@ -283,20 +337,41 @@ class Machine:
             return
         if self._config.pre_vote:
             self.become_pre_candidate()
-            self._request_votes(PreVote, self.term + 1)
+            self._request_pre_votes()
             self._count_votes()
         else:
             self.become_candidate()
-            self._request_votes(RequestVote, self.term)
+            self._request_votes()
 
-    def _request_votes(self, kind: type[PreVote] | type[RequestVote], term: Term) -> None:
+    def _request_pre_votes(self) -> None:
         last = self.log.last_position
-        # Durable first what a grant relies on; a pre-vote is no promise, and asks at once.
-        outbox = self._messages if kind is PreVote else self._replies
         for peer in self._peers:
             if self._membership.is_voter(peer):
-                outbox.append(
-                    kind(sender=self.node_id, to=peer, term=term, last_index=last.index, last_term=last.term)
+                # No promise, so that nothing need be durable.
+                self._messages.append(
+                    PreVote(
+                        sender=self.node_id,
+                        to=peer,
+                        term=self.term + 1,
+                        last_index=last.index,
+                        last_term=last.term,
+                    )
+                )
+
+    def _request_votes(self, *, forced: bool = False) -> None:
+        last = self.log.last_position
+        for peer in self._peers:
+            if self._membership.is_voter(peer):
+                # Durable first what a grant relies on.
+                self._replies.append(
+                    RequestVote(
+                        sender=self.node_id,
+                        to=peer,
+                        term=self.term,
+                        last_index=last.index,
+                        last_term=last.term,
+                        forced=forced,
+                    )
                 )
 
     def _count_votes(self) -> None:
@@ -306,7 +381,7 @@ class Machine:
         elif result is VoteResult.WON:
             if self.role is Role.PRE_CANDIDATE:
                 self.become_candidate()
-                self._request_votes(RequestVote, self.term)
+                self._request_votes()
             else:
                 self.become_leader()
 
@@ -352,7 +427,7 @@ class Machine:
         first = self.log.last_index + 1
         term = self.term
         entries = [Entry(index, term, int(kind), data) for index, (kind, data) in enumerate(commands, first)]
-        self.log.append(entries)
+        self._append(entries)
         self._leading().appended(entries[-1].index, entries_bytes(entries))
         return first
 

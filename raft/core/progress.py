@@ -35,9 +35,21 @@ class Progress:
     and may be lost without notice.
     """
 
-    __slots__ = ("flow", "inflights", "is_active", "match_index", "next_index", "paused", "sent_commit")
+    __slots__ = (
+        "_round_begin_ticks",
+        "_round_index",
+        "_was_round_quick",
+        "flow",
+        "inflights",
+        "is_active",
+        "match_index",
+        "next_index",
+        "paused",
+        "sent_commit",
+        "was_active",
+    )
 
-    def __init__(self, next_index: LogIndex, inflights: Inflights) -> None:
+    def __init__(self, next_index: LogIndex, inflights: Inflights, now_ticks: int = 0) -> None:
         self.match_index: LogIndex = 0
         """Highest index known equal to ours. Never falls: answers come in any order (trap 3)."""
         self.next_index: LogIndex = next_index
@@ -52,6 +64,26 @@ class Progress:
         heartbeat reply that gets things going again (trap 33, etcd PR 14633)."""
         self.is_active = False
         """Heard from since the last check-quorum."""
+        self.was_active = False
+        """Heard from in the election timeout before that."""
+        self._round_index: LogIndex = next_index - 1
+        self._round_begin_ticks = now_ticks
+        self._was_round_quick = False
+
+    def note_round(self, last_index: LogIndex, now_ticks: int, quick_ticks: int) -> None:
+        """Note an acknowledgement of a learner, where the leader's log ends at `last_index`.
+
+        Rounds (dissertation 4.2.1): each ends when the learner has what the leader had when it began. What
+        was left after one that took less than an election timeout takes less again.
+        """
+        if self.match_index >= self._round_index:
+            self._was_round_quick = now_ticks - self._round_begin_ticks < quick_ticks
+            self._round_index, self._round_begin_ticks = last_index, now_ticks
+
+    def is_caught_up(self, now_ticks: int, quick_ticks: int) -> bool:
+        """Whether the learner's last round was quick, and the present one is not slow already."""
+        is_slow = self.match_index < self._round_index and now_ticks - self._round_begin_ticks >= quick_ticks
+        return self._was_round_quick and not is_slow
 
     def become_probe(self, supposed_index: LogIndex = 0) -> None:
         """Doubt the position: go back to the last known one, or to `supposed_index` if that is later."""

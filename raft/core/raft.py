@@ -26,20 +26,29 @@ What is durable before what (paper Figure 2, dissertation 10.2.1):
 At a crash everything but the log and HardState is lost, and nothing else is needed: `commit_index`
 is found again by the next leader's first entry, reads and proposals are asked again by their clients.
 
-NB: TimeoutNow, StateRequest and membership entries have their types in `messages.py`, and are
-not stepped here: such messages are dropped like every other that fits no role. A snapshot that has come
-in is offered by the shell (`offer_snapshot`), since its bytes travel apart.
+Membership and transfers are in `reconfiguration.py`. Messages are taken from everyone: a follower may lag
+behind the configuration of which its leader, or a candidate, is a member (dissertation 4.2.2). Votes and
+acknowledgements count only of members. StateRequest is for the shell, and dropped here. A snapshot that has
+come in is offered by the shell (`offer_snapshot`), since its bytes travel apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raft.core.errors import DropReason, InvariantViolation, NotLeader, Overloaded, ProposalTooLarge
-from raft.core.machine import Machine
+from raft.core.errors import (
+    DropReason,
+    InvariantViolation,
+    NotLeader,
+    Overloaded,
+    ProposalTooLarge,
+    Transferring,
+)
 from raft.core.messages import (
     AppendEntries,
     AppendEntriesReply,
+    ChangeReply,
+    ChangeRequest,
     Heartbeat,
     HeartbeatReply,
     Message,
@@ -51,6 +60,7 @@ from raft.core.messages import (
     ReadIndexReply,
     RequestVote,
     RequestVoteReply,
+    TimeoutNow,
 )
 from raft.core.reads import Waiter
 from raft.core.ready import (
@@ -64,6 +74,7 @@ from raft.core.ready import (
     StorageAppendDone,
     StorageApply,
 )
+from raft.core.reconfiguration import Reconfiguration
 from raft.core.types import (
     ENTRY_OVERHEAD_BYTES,
     NO_NODE,
@@ -76,14 +87,14 @@ from raft.core.types import (
 )
 
 
-class Raft(Machine):
+class Raft(Reconfiguration):
     """One member of a Raft group. See this module's first page, and `ready.py` for how to drive it."""
 
     # The door: terms are dealt with here and nowhere else
 
     def step(self, message: Message) -> None:
         """Take in a message. What fits neither term nor role is dropped."""
-        if message.to != self.node_id or message.sender not in self._membership.members:
+        if message.to != self.node_id:
             return
         if message.sender == self.node_id:
             # Nobody but ourselves speaks for us. Such an acknowledgement would count as our own disk's.
@@ -92,6 +103,8 @@ class Raft(Machine):
             # True in whatever term it comes: the batch is in no log.
             if message.run_id == self.run_id:
                 self._dropped.append(DroppedProposal(message.ticket, message.reason))
+        elif isinstance(message, ChangeReply):
+            self._step_change_reply(message)
         elif message.term > self.term:
             self._step_higher_term(message)
         elif message.term < self.term:
@@ -160,6 +173,8 @@ class Raft(Machine):
                 else:
                     self._step_heartbeat(message)
                 self._ask_reads()
+            case TimeoutNow():
+                self._step_timeout_now(message)
             case ReadIndexReply():
                 if message.run_id == self.run_id and self._reads.confirm(message.position):
                     self._read_states.append(ReadState(message.position, message.index))
@@ -197,6 +212,8 @@ class Raft(Machine):
                 leadership.wait_read(message.sender, Waiter(message.position, message.run_id))
             case Propose():
                 self._step_propose(message)
+            case ChangeRequest():
+                self._step_change_request(message)
             case AppendEntries() | Heartbeat():
                 raise InvariantViolation(
                     f"two leaders in term {self.term}: {self.node_id:x} and {message.sender:x}"
@@ -244,7 +261,11 @@ class Raft(Machine):
             return
         conflict = log.first_conflict(entries)
         if conflict:
-            log.append(entries[conflict - prev_index - 1 :])
+            try:
+                self._append(entries[conflict - prev_index - 1 :])
+            except ValueError:
+                # A configuration that cannot be read. The transport lets none pass.
+                return
         match_index = prev_index + len(entries)
         log.commit_to(min(message.commit_index, match_index))
         self._reply_append(match_index=match_index)
@@ -278,8 +299,9 @@ class Raft(Machine):
     def propose(self, payloads: Sequence[bytes]) -> Proposed:
         """Append commands if this node leads, else forward them to the leader, all or none.
 
-        Raises NotLeader if no leader is known, Overloaded if too much is uncommitted, ProposalTooLarge
-        if one payload exceeds `command_bytes_max`. After any of these nothing was appended anywhere.
+        Raises NotLeader if no leader is known, Transferring while this node hands leadership over,
+        Overloaded if too much is uncommitted, ProposalTooLarge if one payload exceeds `command_bytes_max`.
+        After any of these nothing was appended anywhere.
         """
         if not payloads:
             raise ValueError("no payloads")
@@ -289,6 +311,8 @@ class Raft(Machine):
                 f"a command of {size_max} bytes; the limit is {self._config.command_bytes_max}"
             )
         if self.role is Role.LEADER:
+            if self._leading().transfer is not None:
+                raise Transferring("leadership is being handed over")
             if self._is_overloaded(payloads):
                 raise Overloaded(
                     f"more than {self._config.uncommitted_bytes_max} bytes are waiting to be committed"
@@ -321,6 +345,8 @@ class Raft(Machine):
             return
         if max(map(len, message.payloads)) > self._config.command_bytes_max:
             self._refuse_proposal(message, DropReason.TOO_LARGE)
+        elif self._leading().transfer is not None:
+            self._refuse_proposal(message, DropReason.TRANSFERRING)
         elif self._is_overloaded(message.payloads):
             self._refuse_proposal(message, DropReason.OVERLOADED)
         else:
@@ -342,6 +368,7 @@ class Raft(Machine):
         leadership = self._leading()
         if self.log.commit_to(leadership.quorum_commit_index()):
             leadership.committed()
+            self._go_on_with_change()
 
     # Reads
 
@@ -428,7 +455,10 @@ class Raft(Machine):
                 raise InvariantViolation(f"leader of term {self.term} lacks its own entry {meta.index}")
             # It was committed by a leader of a later term, of which nothing was heard yet (Figure 8).
             self.become_follower(self.term, NO_NODE)
+        membership = meta.membership if meta.membership.voters else self.membership_at(meta.index)
         self.log.restore(meta.index, meta.term)
+        self._configurations.restore(meta.index, membership)
+        self._reconfigure()
         self._snapshot = meta
         if self.leader != NO_NODE:
             self._reply_append(match_index=meta.index)
@@ -455,12 +485,15 @@ class Raft(Machine):
 
     def has_ready(self) -> bool:
         """Whether `ready` would ask for anything."""
+        self._note_committed_membership()
         return bool(
             self._messages
             or self._replies
             or self.log.has_unstable
             or self._read_states
             or self._dropped
+            or self._answers
+            or self._view_changed
             or self._snapshot is not None
             or (self._leadership is not None and self._leadership.wants_pump)
             or self._last_soft_state != (self.role, self.leader, self.term)
@@ -486,11 +519,16 @@ class Raft(Machine):
             apply=self._take_apply(),
             reads=self._read_states,
             dropped=self._dropped,
+            changes=self._answers,
         )
+        self._note_committed_membership()
+        if self._view_changed:
+            self._view_changed = False
+            ready.membership = self.membership
         soft_state = SoftState(self.role, self.leader, self.term)
         if soft_state != self._last_soft_state:
             self._last_soft_state = ready.soft_state = soft_state
-        self._messages, self._read_states, self._dropped = [], [], []
+        self._messages, self._read_states, self._dropped, self._answers = [], [], [], []
         if self._leadership is not None:
             ready.snapshots_wanted, self._leadership.snapshots_wanted = self._leadership.snapshots_wanted, []
         return ready

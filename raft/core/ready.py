@@ -156,5 +156,5 @@ class Ready:
     snapshots_wanted: list[NodeId] = field(default_factory=list)
     """Members that the log no longer reaches: send each a snapshot."""
     membership: MembershipView | None = None
-    """Set when it changed, and in the first Ready."""
+    """Set when it changed. At the start, ask `core.membership`."""
     changes: list[ChangeAnswer] = field(default_factory=list)

@@ -207,7 +207,8 @@ class Sender:
             return None
         try:
             source = node.open_snapshot()
-            meta = SnapshotMeta(source.index, node.core.log.term(source.index), node.core.membership)
+            core = node.core
+            meta = SnapshotMeta(source.index, core.log.term(source.index), core.membership_at(source.index))
         except (Compacted, Unavailable):
             return None  # A snapshot is being put in place here.
         held = self._held[member] = Held(source, meta, node.random.getrandbits(64))
@@ -446,7 +447,7 @@ class Receiver:
         node = self._node
         if not node.is_lost:
             return
-        others = sorted(node.core.membership.members - {node.node_id})
+        others = sorted(node.core.membership.effective.members - {node.node_id})
         if self._install is None and (self._incoming is None or not self._incoming.is_connected):
             member = others[self._asked % len(others)]
             self._asked += 1

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from raft.core.config import Config
 from raft.core.errors import Compacted, Unavailable
+from raft.core.membership_codec import decode_membership
 from raft.core.messages import Message
 from raft.core.raft import Raft
 from raft.core.ready import DroppedProposal, ReadState, Ready, Role, StorageAppend, StorageApply
@@ -22,11 +23,27 @@ ELECTION_TICKS = 10
 
 
 class MemoryLog:
-    """A LogReader over a list: what is durable and published."""
+    """A StoredLog over a list: what is durable and published."""
 
-    def __init__(self, entries: Iterable[Entry] = (), *, before: tuple[LogIndex, Term] = (0, 0)) -> None:
+    def __init__(
+        self,
+        entries: Iterable[Entry] = (),
+        *,
+        before: tuple[LogIndex, Term] = (0, 0),
+        membership: Membership | None = None,
+    ) -> None:
+        """`membership`: the configuration at `before`, if the log knows it."""
         self.before_index, self.before_term = before
         self.list = list(entries)
+        self.membership = membership
+
+    def memberships(self) -> Sequence[tuple[LogIndex, Membership]]:
+        found = [
+            (entry.index, decode_membership(entry.data))
+            for entry in self.list
+            if entry.kind == EntryKind.MEMBERSHIP
+        ]
+        return found if self.membership is None else [(self.before_index, self.membership), *found]
 
     @property
     def first_index(self) -> LogIndex:

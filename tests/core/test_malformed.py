@@ -79,11 +79,23 @@ def test_whatever_a_member_says(kind: str, inputs: list[m.Message | int | str]) 
             raise
 
 
-def test_strangers_and_wrong_addresses_are_not_heard() -> None:
+def test_what_is_for_somebody_else_is_not_heard() -> None:
     node = member(size=3)
-    for message in (m.Heartbeat(9, 1, 5, 0), m.Heartbeat(2, 3, 5, 0), m.RequestVote(9, 1, 5, 9, 9)):
+    for message in (m.Heartbeat(2, 3, 5, 0), m.RequestVote(2, 3, 5, 9, 9)):
         assert node.step(message) == []
     assert node.core.term == 0
+
+
+def test_a_stranger_counts_for_nothing_at_a_leader() -> None:
+    node = leader(size=3)
+    last, term = node.core.last_index, node.core.term
+    node.step(
+        m.AppendEntriesReply(9, 1, term, rejected=False, match_index=last),
+        m.AppendEntriesReply(9, 1, term, rejected=True, reject_index=last, hint_index=0),
+        m.HeartbeatReply(9, 1, term, read_position=5),
+    )
+    assert node.core.last_index == last
+    assert 9 not in {peer.node_id for peer in node.core.status().peers}
 
 
 def test_an_envelope_without_sender_or_term_cannot_be_made() -> None:
