@@ -17,6 +17,7 @@ class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_UNKNOWN_SENDER: _ClassVar[Refusal]
     REFUSAL_INCARNATION: _ClassVar[Refusal]
     REFUSAL_SUPERSEDED: _ClassVar[Refusal]
+    REFUSAL_REMOVED: _ClassVar[Refusal]
 
 class SnapshotOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -33,6 +34,7 @@ REFUSAL_WRONG_RECEIVER: Refusal
 REFUSAL_UNKNOWN_SENDER: Refusal
 REFUSAL_INCARNATION: Refusal
 REFUSAL_SUPERSEDED: Refusal
+REFUSAL_REMOVED: Refusal
 SNAPSHOT_INSTALLED: SnapshotOutcome
 SNAPSHOT_NOT_NEEDED: SnapshotOutcome
 SNAPSHOT_BUSY: SnapshotOutcome
@@ -48,7 +50,7 @@ class PeerFrame(_message.Message):
     def __init__(self, handshake: _Optional[_Union[Handshake, _Mapping]] = ..., messages: _Optional[_Iterable[_Union[PeerMessage, _Mapping]]] = ...) -> None: ...
 
 class Handshake(_message.Message):
-    __slots__ = ("protocol_version", "cluster_id", "sender", "to", "incarnation", "run_id", "name")
+    __slots__ = ("protocol_version", "cluster_id", "sender", "to", "incarnation", "run_id", "name", "addresses")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +58,7 @@ class Handshake(_message.Message):
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     cluster_id: int
     sender: int
@@ -63,7 +66,8 @@ class Handshake(_message.Message):
     incarnation: int
     run_id: int
     name: str
-    def __init__(self, protocol_version: _Optional[int] = ..., cluster_id: _Optional[int] = ..., sender: _Optional[int] = ..., to: _Optional[int] = ..., incarnation: _Optional[int] = ..., run_id: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, protocol_version: _Optional[int] = ..., cluster_id: _Optional[int] = ..., sender: _Optional[int] = ..., to: _Optional[int] = ..., incarnation: _Optional[int] = ..., run_id: _Optional[int] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HandshakeReply(_message.Message):
     __slots__ = ("refusal", "text", "incarnation", "run_id")
@@ -78,7 +82,7 @@ class HandshakeReply(_message.Message):
     def __init__(self, refusal: _Optional[_Union[Refusal, str]] = ..., text: _Optional[str] = ..., incarnation: _Optional[int] = ..., run_id: _Optional[int] = ...) -> None: ...
 
 class PeerMessage(_message.Message):
-    __slots__ = ("sender", "to", "term", "request_vote", "request_vote_reply", "pre_vote", "pre_vote_reply", "append_entries", "append_entries_reply", "heartbeat", "heartbeat_reply", "state_request", "timeout_now", "read_index", "read_index_reply", "propose", "propose_reply")
+    __slots__ = ("sender", "to", "term", "request_vote", "request_vote_reply", "pre_vote", "pre_vote_reply", "append_entries", "append_entries_reply", "heartbeat", "heartbeat_reply", "state_request", "timeout_now", "read_index", "read_index_reply", "propose", "propose_reply", "change_request", "change_reply")
     SENDER_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +100,8 @@ class PeerMessage(_message.Message):
     READ_INDEX_REPLY_FIELD_NUMBER: _ClassVar[int]
     PROPOSE_FIELD_NUMBER: _ClassVar[int]
     PROPOSE_REPLY_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_REPLY_FIELD_NUMBER: _ClassVar[int]
     sender: int
     to: int
     term: int
@@ -113,7 +119,9 @@ class PeerMessage(_message.Message):
     read_index_reply: ReadIndexReply
     propose: Propose
     propose_reply: ProposeReply
-    def __init__(self, sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., request_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., append_entries: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_entries_reply: _Optional[_Union[AppendEntriesReply, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., state_request: _Optional[_Union[StateRequest, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., propose_reply: _Optional[_Union[ProposeReply, _Mapping]] = ...) -> None: ...
+    change_request: ChangeRequest
+    change_reply: ChangeReply
+    def __init__(self, sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., request_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., append_entries: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_entries_reply: _Optional[_Union[AppendEntriesReply, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., state_request: _Optional[_Union[StateRequest, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., propose_reply: _Optional[_Union[ProposeReply, _Mapping]] = ..., change_request: _Optional[_Union[ChangeRequest, _Mapping]] = ..., change_reply: _Optional[_Union[ChangeReply, _Mapping]] = ...) -> None: ...
 
 class RequestVote(_message.Message):
     __slots__ = ("last_index", "last_term", "forced")
@@ -179,20 +187,6 @@ class HeartbeatReply(_message.Message):
     read_position: int
     def __init__(self, read_position: _Optional[int] = ...) -> None: ...
 
-class Membership(_message.Message):
-    __slots__ = ("voters", "learners", "voters_outgoing", "learners_next", "auto_leave")
-    VOTERS_FIELD_NUMBER: _ClassVar[int]
-    LEARNERS_FIELD_NUMBER: _ClassVar[int]
-    VOTERS_OUTGOING_FIELD_NUMBER: _ClassVar[int]
-    LEARNERS_NEXT_FIELD_NUMBER: _ClassVar[int]
-    AUTO_LEAVE_FIELD_NUMBER: _ClassVar[int]
-    voters: _containers.RepeatedScalarFieldContainer[int]
-    learners: _containers.RepeatedScalarFieldContainer[int]
-    voters_outgoing: _containers.RepeatedScalarFieldContainer[int]
-    learners_next: _containers.RepeatedScalarFieldContainer[int]
-    auto_leave: bool
-    def __init__(self, voters: _Optional[_Iterable[int]] = ..., learners: _Optional[_Iterable[int]] = ..., voters_outgoing: _Optional[_Iterable[int]] = ..., learners_next: _Optional[_Iterable[int]] = ..., auto_leave: _Optional[bool] = ...) -> None: ...
-
 class StateRequest(_message.Message):
     __slots__ = ("index",)
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -241,6 +235,56 @@ class ProposeReply(_message.Message):
     reason: int
     def __init__(self, ticket: _Optional[int] = ..., run_id: _Optional[int] = ..., reason: _Optional[int] = ...) -> None: ...
 
+class ChangeRequest(_message.Message):
+    __slots__ = ("ticket", "run_id", "change")
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    ticket: int
+    run_id: int
+    change: MembershipChange
+    def __init__(self, ticket: _Optional[int] = ..., run_id: _Optional[int] = ..., change: _Optional[_Union[MembershipChange, _Mapping]] = ...) -> None: ...
+
+class MembershipChange(_message.Message):
+    __slots__ = ("voters", "learners", "removes", "details", "auto_leave", "leaves", "is_strict")
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    LEARNERS_FIELD_NUMBER: _ClassVar[int]
+    REMOVES_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    AUTO_LEAVE_FIELD_NUMBER: _ClassVar[int]
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    IS_STRICT_FIELD_NUMBER: _ClassVar[int]
+    voters: _containers.RepeatedScalarFieldContainer[int]
+    learners: _containers.RepeatedScalarFieldContainer[int]
+    removes: _containers.RepeatedScalarFieldContainer[int]
+    details: _containers.RepeatedCompositeFieldContainer[MemberDetails]
+    auto_leave: bool
+    leaves: bool
+    is_strict: bool
+    def __init__(self, voters: _Optional[_Iterable[int]] = ..., learners: _Optional[_Iterable[int]] = ..., removes: _Optional[_Iterable[int]] = ..., details: _Optional[_Iterable[_Union[MemberDetails, _Mapping]]] = ..., auto_leave: _Optional[bool] = ..., leaves: _Optional[bool] = ..., is_strict: _Optional[bool] = ...) -> None: ...
+
+class MemberDetails(_message.Message):
+    __slots__ = ("node_id", "data")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    data: bytes
+    def __init__(self, node_id: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ChangeReply(_message.Message):
+    __slots__ = ("ticket", "run_id", "index", "refusal", "refused_id")
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_ID_FIELD_NUMBER: _ClassVar[int]
+    ticket: int
+    run_id: int
+    index: int
+    refusal: int
+    refused_id: int
+    def __init__(self, ticket: _Optional[int] = ..., run_id: _Optional[int] = ..., index: _Optional[int] = ..., refusal: _Optional[int] = ..., refused_id: _Optional[int] = ...) -> None: ...
+
 class SnapshotFrame(_message.Message):
     __slots__ = ("header", "accept", "piece", "end", "result")
     HEADER_FIELD_NUMBER: _ClassVar[int]
@@ -264,8 +308,8 @@ class SnapshotHeader(_message.Message):
     snapshot_id: int
     index: int
     term: int
-    membership: Membership
-    def __init__(self, snapshot_id: _Optional[int] = ..., index: _Optional[int] = ..., term: _Optional[int] = ..., membership: _Optional[_Union[Membership, _Mapping]] = ...) -> None: ...
+    membership: bytes
+    def __init__(self, snapshot_id: _Optional[int] = ..., index: _Optional[int] = ..., term: _Optional[int] = ..., membership: _Optional[bytes] = ...) -> None: ...
 
 class SnapshotAccept(_message.Message):
     __slots__ = ("number", "position")
@@ -302,3 +346,47 @@ class SnapshotResult(_message.Message):
     outcome: SnapshotOutcome
     text: str
     def __init__(self, outcome: _Optional[_Union[SnapshotOutcome, str]] = ..., text: _Optional[str] = ...) -> None: ...
+
+class DescribeRequest(_message.Message):
+    __slots__ = ("protocol_version", "cluster_id")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    cluster_id: int
+    def __init__(self, protocol_version: _Optional[int] = ..., cluster_id: _Optional[int] = ...) -> None: ...
+
+class DescribeReply(_message.Message):
+    __slots__ = ("refusal", "text", "cluster")
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    refusal: Refusal
+    text: str
+    cluster: ClusterDescription
+    def __init__(self, refusal: _Optional[_Union[Refusal, str]] = ..., text: _Optional[str] = ..., cluster: _Optional[_Union[ClusterDescription, _Mapping]] = ...) -> None: ...
+
+class ClusterDescription(_message.Message):
+    __slots__ = ("cluster_id", "members", "initial", "removed", "application")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: int
+    members: _containers.RepeatedCompositeFieldContainer[DescribedMember]
+    initial: _containers.RepeatedCompositeFieldContainer[DescribedMember]
+    removed: _containers.RepeatedScalarFieldContainer[int]
+    application: bytes
+    def __init__(self, cluster_id: _Optional[int] = ..., members: _Optional[_Iterable[_Union[DescribedMember, _Mapping]]] = ..., initial: _Optional[_Iterable[_Union[DescribedMember, _Mapping]]] = ..., removed: _Optional[_Iterable[int]] = ..., application: _Optional[bytes] = ...) -> None: ...
+
+class DescribedMember(_message.Message):
+    __slots__ = ("node_id", "peer_urls", "is_learner", "incarnation")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    PEER_URLS_FIELD_NUMBER: _ClassVar[int]
+    IS_LEARNER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    peer_urls: _containers.RepeatedScalarFieldContainer[str]
+    is_learner: bool
+    incarnation: int
+    def __init__(self, node_id: _Optional[int] = ..., peer_urls: _Optional[_Iterable[str]] = ..., is_learner: _Optional[bool] = ..., incarnation: _Optional[int] = ...) -> None: ...

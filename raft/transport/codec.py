@@ -11,16 +11,18 @@ is the same for every follower that gets the same entries: `BlockCache` keeps it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from raft.core import entry_codec
 from raft.core import messages as m
-from raft.core.errors import DropReason
-from raft.core.types import Entry, LogIndex, NodeId, Term
+from raft.core.errors import ChangeRefusal, DropReason
+from raft.core.membership_codec import DETAILS_BYTES_MAX, MEMBERS_MAX, decode_membership
+from raft.core.types import NO_NODE, Entry, EntryKind, LogIndex, Membership, MembershipChange, NodeId, Term
 from raft.pb import peer_pb2 as pb
 
 PROTOCOL_VERSION: Final = 1
@@ -35,6 +37,12 @@ FRAME_MESSAGES_MAX: Final = 65_536
 PAYLOADS_MAX: Final = 65_536
 """In one Propose."""
 NAME_CHARS_MAX: Final = 255
+ADDRESSES_MAX: Final = 16
+"""Of one member. One is usual, and two where a machine has two networks."""
+ADDRESS_CHARS_MAX: Final = 261
+"""host:port; the name of a host has 253 at most."""
+HANDSHAKE_BYTES_MAX: Final = 16 * 1024
+"""Of the first frame, which anybody may send. Far more than name and addresses can take."""
 TERM_MAX: Final = 1 << 62
 """No election ever comes near it. A damaged one is made durable and passed on by whoever takes it for newer;
 of the largest, the next election would not fit 64 bits and end every member, at each start again."""
@@ -74,6 +82,8 @@ class Handshake:
     incarnation: int
     run_id: int
     name: str
+    addresses: tuple[str, ...] = ()
+    """host:port, where the sender listens: as it says, not looked at here but for its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +110,8 @@ class Frame:
 
 
 def encode_message(message: m.Message, blocks: BlockCache) -> bytes:
-    """Return `message` as a serialized pb.PeerMessage."""
+    """Return `message` as a serialized pb.PeerMessage. Raises CodecError for a ChangeRequest that no member
+    would accept."""
     field, make = _ENCODERS[type(message)]
     body = {field: make(message, blocks)}
     out = pb.PeerMessage(sender=message.sender, to=message.to, term=message.term, **body)
@@ -137,6 +148,7 @@ def encode_handshake(handshake: Handshake) -> bytes:
             incarnation=handshake.incarnation,
             run_id=handshake.run_id,
             name=handshake.name[:NAME_CHARS_MAX],
+            addresses=handshake.addresses,
         )
     ).SerializeToString()
 
@@ -181,6 +193,31 @@ def _append_entries_reply(message: m.AppendEntriesReply, _: BlockCache) -> pb.Ap
     )
 
 
+def _change_request(message: m.ChangeRequest, _: BlockCache) -> pb.ChangeRequest:
+    change = message.change
+    check_change(change)
+    body = pb.MembershipChange(
+        voters=sorted(change.voters),
+        learners=sorted(change.learners),
+        removes=sorted(change.removes),
+        details=[pb.MemberDetails(node_id=node_id, data=data) for node_id, data in change.details],
+        auto_leave=change.auto_leave,
+        leaves=change.leaves,
+        is_strict=change.is_strict,
+    )
+    return pb.ChangeRequest(ticket=message.ticket, run_id=message.run_id, change=body)
+
+
+def _change_reply(message: m.ChangeReply, _: BlockCache) -> pb.ChangeReply:
+    return pb.ChangeReply(
+        ticket=message.ticket,
+        run_id=message.run_id,
+        index=message.index,
+        refusal=None if message.refusal is None else int(message.refusal),
+        refused_id=message.refused_id,
+    )
+
+
 _Encoder = Callable[[Any, BlockCache], Any]
 
 _ENCODERS: Final[dict[type, tuple[str, _Encoder]]] = {
@@ -222,6 +259,8 @@ _ENCODERS: Final[dict[type, tuple[str, _Encoder]]] = {
         "propose_reply",
         lambda x, _: pb.ProposeReply(ticket=x.ticket, run_id=x.run_id, reason=int(x.reason)),
     ),
+    m.ChangeRequest: ("change_request", _change_request),
+    m.ChangeReply: ("change_reply", _change_reply),
 }
 
 
@@ -269,6 +308,10 @@ def _handshake(body: pb.Handshake) -> Handshake:
         raise CodecError("a handshake without node ids")
     if len(body.name) > NAME_CHARS_MAX:
         raise CodecError(f"a member name of {len(body.name)} characters; the limit is {NAME_CHARS_MAX}")
+    if len(body.addresses) > ADDRESSES_MAX:
+        raise CodecError(f"{len(body.addresses)} addresses of a member; the limit is {ADDRESSES_MAX}")
+    if any(len(address) > ADDRESS_CHARS_MAX for address in body.addresses):
+        raise CodecError(f"an address of more than {ADDRESS_CHARS_MAX} characters")
     return Handshake(
         protocol_version=body.protocol_version,
         cluster_id=body.cluster_id,
@@ -277,7 +320,21 @@ def _handshake(body: pb.Handshake) -> Handshake:
         incarnation=body.incarnation,
         run_id=body.run_id,
         name=body.name,
+        addresses=tuple(body.addresses),
     )
+
+
+_kind_of = itemgetter(2)
+_MEMBERSHIP: Final = int(EntryKind.MEMBERSHIP)
+
+
+def configuration_of(data: bytes) -> Membership:
+    """Return the Membership that another member has sent. Raises ValueError also for one without voters:
+    nothing could ever be decided in it."""
+    membership = decode_membership(data)
+    if not membership.voters:
+        raise ValueError("a configuration without voters")
+    return membership
 
 
 def _decode_append_entries(e: pb.PeerMessage, body: pb.AppendEntries) -> m.AppendEntries:
@@ -292,6 +349,11 @@ def _decode_append_entries(e: pb.PeerMessage, body: pb.AppendEntries) -> m.Appen
                 f"entries of terms {first.term} to {last.term} after one of {body.prev_term}, "
                 f"in a message of term {e.term}"
             )
+        # The core takes what stands in such an entry for true, and in the log it would stay for ever.
+        if _MEMBERSHIP in map(_kind_of, entries):
+            for entry in entries:
+                if entry.kind == _MEMBERSHIP:
+                    configuration_of(entry.data)
     return m.AppendEntries(
         sender=e.sender,
         to=e.to,
@@ -324,6 +386,51 @@ def _decode_propose(e: pb.PeerMessage, body: pb.Propose) -> m.Propose:
     return m.Propose(e.sender, e.to, e.term, body.ticket, body.run_id, list(body.payloads))
 
 
+def _decode_change_request(e: pb.PeerMessage, body: pb.ChangeRequest) -> m.ChangeRequest:
+    named = body.change
+    lists = (named.voters, named.learners, named.removes)
+    # Before anything is made of them: on the wire lists may have any length.
+    _check_counts(*lists, named.details)
+    voters, learners, removes = map(frozenset, lists)
+    if len(voters) + len(learners) + len(removes) < sum(map(len, lists)):
+        raise CodecError("a change that names a member twice")
+    change = MembershipChange(
+        voters=voters,
+        learners=learners,
+        removes=removes,
+        details=tuple([(one.node_id, one.data) for one in named.details]),
+        auto_leave=named.auto_leave,
+        leaves=named.leaves,
+        is_strict=named.is_strict,
+    )
+    check_change(change)
+    return m.ChangeRequest(e.sender, e.to, e.term, body.ticket, body.run_id, change)
+
+
+def check_change(change: MembershipChange) -> None:
+    """Raise CodecError for a change beyond what may travel. Whether it makes sense is for the core."""
+    sets = (change.voters, change.learners, change.removes)
+    _check_counts(*sets, change.details)
+    if any(NO_NODE in ids for ids in sets) or any(node_id == NO_NODE for node_id, _ in change.details):
+        raise CodecError("0 is not a node id")
+    if any(len(data) > DETAILS_BYTES_MAX for _, data in change.details):
+        raise CodecError(f"more than {DETAILS_BYTES_MAX} bytes of details of one member")
+
+
+def _check_counts(*lists: Sized) -> None:
+    if any(len(ids) > MEMBERS_MAX for ids in lists):
+        raise CodecError(f"a change of more than {MEMBERS_MAX} members")
+
+
+def _decode_change_reply(e: pb.PeerMessage, body: pb.ChangeReply) -> m.ChangeReply:
+    refusal = ChangeRefusal(body.refusal) if body.HasField("refusal") else None
+    if (refusal is None) != (body.index > 0):
+        raise CodecError("neither an index nor a refusal, or both")
+    return m.ChangeReply(
+        e.sender, e.to, e.term, body.ticket, body.run_id, body.index, refusal, body.refused_id
+    )
+
+
 _Decoder = Callable[[pb.PeerMessage, Any], m.Message]
 
 _DECODERS: Final[dict[str, _Decoder]] = {
@@ -343,4 +450,6 @@ _DECODERS: Final[dict[str, _Decoder]] = {
     "propose_reply": lambda e, x: m.ProposeReply(
         e.sender, e.to, e.term, x.ticket, x.run_id, DropReason(x.reason)
     ),
+    "change_request": _decode_change_request,
+    "change_reply": _decode_change_reply,
 }

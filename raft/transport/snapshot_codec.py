@@ -15,9 +15,10 @@ from zlib import crc32
 
 from google.protobuf.message import DecodeError
 
-from raft.core.types import LogIndex, Membership, SnapshotMeta
+from raft.core.membership_codec import MEMBERSHIP_BYTES_MAX, encode_membership
+from raft.core.types import LogIndex, SnapshotMeta
 from raft.pb import peer_pb2 as pb
-from raft.transport.codec import TERM_MAX, CodecError
+from raft.transport.codec import TERM_MAX, CodecError, configuration_of
 from raft.transport.interface import (
     PIPE_FRAME_BYTES_MAX,
     SNAPSHOT_CHUNK_BYTES_MAX,
@@ -26,9 +27,6 @@ from raft.transport.interface import (
 
 INDEX_MAX: Final[LogIndex] = 1 << 62
 """No log ever comes near it; what follows a damaged one would not fit 64 bits."""
-
-MEMBERS_MAX: Final = 1024
-"""In one configuration, each counted as often as it is named."""
 
 TEXT_CHARS_MAX: Final = 1000
 """Of a result's text; what is longer is cut."""
@@ -110,15 +108,11 @@ def encode(frame: Frame) -> bytes:
 
 def _encode_header(frame: SnapshotHeader) -> pb.SnapshotHeader:
     meta = frame.meta
-    membership = pb.Membership(
-        voters=sorted(meta.membership.voters),
-        learners=sorted(meta.membership.learners),
-        voters_outgoing=sorted(meta.membership.voters_outgoing),
-        learners_next=sorted(meta.membership.learners_next),
-        auto_leave=meta.membership.auto_leave,
-    )
     return pb.SnapshotHeader(
-        snapshot_id=frame.snapshot_id, index=meta.index, term=meta.term, membership=membership
+        snapshot_id=frame.snapshot_id,
+        index=meta.index,
+        term=meta.term,
+        membership=encode_membership(meta.membership),
     )
 
 
@@ -153,19 +147,29 @@ _ENCODERS: Final[dict[type, tuple[str, Callable[[Any], Any]]]] = {
 
 
 SMALL_FRAME_BYTES_MAX: Final = 64 * 1024
-"""Of every kind but those that carry a position."""
-_LARGE_KINDS: Final = frozenset(
-    number << 3 | 2 for number in (pb.SnapshotFrame.PIECE_FIELD_NUMBER, pb.SnapshotFrame.ACCEPT_FIELD_NUMBER)
-)
+"""Of every kind but those that carry a position or a configuration."""
+HEADER_FRAME_BYTES_MAX: Final = SMALL_FRAME_BYTES_MAX + MEMBERSHIP_BYTES_MAX
+
+
+def _tag(field_number: int) -> int:
+    return field_number << 3 | 2
+
+
+_BYTES_MAX: Final = {
+    _tag(pb.SnapshotFrame.HEADER_FIELD_NUMBER): HEADER_FRAME_BYTES_MAX,
+    _tag(pb.SnapshotFrame.PIECE_FIELD_NUMBER): PIPE_FRAME_BYTES_MAX,
+    _tag(pb.SnapshotFrame.ACCEPT_FIELD_NUMBER): PIPE_FRAME_BYTES_MAX,
+}
 
 
 def decode(data: bytes) -> Frame:
     """Return what a frame of a pipe says. Raises CodecError."""
     if len(data) > PIPE_FRAME_BYTES_MAX:
         raise CodecError(f"a frame of {len(data)} bytes; the limit is {PIPE_FRAME_BYTES_MAX}")
-    if len(data) > SMALL_FRAME_BYTES_MAX and data[0] not in _LARGE_KINDS:
-        # Before it is parsed: a header with ten million members takes seconds, on the loop.
-        raise CodecError(f"a frame of {len(data)} bytes, of a kind that has {SMALL_FRAME_BYTES_MAX} at most")
+    bytes_max = _BYTES_MAX.get(data[0], SMALL_FRAME_BYTES_MAX) if data else SMALL_FRAME_BYTES_MAX
+    if len(data) > bytes_max:
+        # Before it is parsed: what is large and has many small parts takes seconds, on the loop.
+        raise CodecError(f"a frame of {len(data)} bytes, of a kind that has {bytes_max} at most")
     try:
         frame = pb.SnapshotFrame.FromString(data)
     except DecodeError as error:
@@ -186,14 +190,7 @@ def _decode_header(body: pb.SnapshotHeader) -> SnapshotHeader:
         raise CodecError(f"a snapshot at index {body.index}")
     if not 1 <= body.term <= TERM_MAX:
         raise CodecError(f"a snapshot of term {body.term}")
-    named = body.membership
-    sets = (named.voters, named.learners, named.voters_outgoing, named.learners_next)
-    if sum(map(len, sets)) > MEMBERS_MAX:
-        raise CodecError(f"a snapshot with more than {MEMBERS_MAX} members")
-    voters, learners, voters_outgoing, learners_next = map(frozenset, sets)
-    membership = Membership(voters, learners, voters_outgoing, learners_next, named.auto_leave)
-    if not membership.voters:
-        raise CodecError("a snapshot without voters")
+    membership = configuration_of(body.membership)
     return SnapshotHeader(body.snapshot_id, SnapshotMeta(body.index, body.term, membership))
 
 

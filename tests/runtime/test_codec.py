@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from raft.core import entry_codec
 from raft.core import messages as m
-from raft.core.errors import DropReason
-from raft.core.types import Entry, EntryKind
+from raft.core.errors import ChangeRefusal, DropReason
+from raft.core.membership_codec import DETAILS_BYTES_MAX, MEMBERS_MAX, encode_membership
+from raft.core.types import Entry, EntryKind, Membership, MembershipChange
 from raft.pb import peer_pb2 as pb
 from raft.transport import codec
 
@@ -21,14 +22,21 @@ TERMS = st.integers(1, codec.TERM_MAX)
 ENVELOPE = {"sender": IDS, "to": IDS, "term": TERMS}
 
 
+CONFIGURATION = encode_membership(Membership(voters=frozenset({1, 2}), details=((2, b"there"),)))
+
+
+@st.composite
+def entries_at(draw: st.DrawFn, index: int, term: int) -> Entry:
+    kind = draw(st.sampled_from(EntryKind)).value
+    data = CONFIGURATION if kind == EntryKind.MEMBERSHIP else draw(st.binary(max_size=40))
+    return Entry(index, term, kind, data)
+
+
 @st.composite
 def appends(draw: st.DrawFn) -> m.AppendEntries:
     prev_index = draw(st.integers(0, 2**40))
     terms = sorted(draw(st.lists(st.integers(1, 2**40), max_size=6)))
-    entries = [
-        Entry(prev_index + 1 + i, term, draw(st.sampled_from(EntryKind)).value, draw(st.binary(max_size=40)))
-        for i, term in enumerate(terms)
-    ]
+    entries = [draw(entries_at(prev_index + 1 + i, term)) for i, term in enumerate(terms)]
     return m.AppendEntries(
         sender=draw(IDS),
         to=draw(IDS),
@@ -39,6 +47,17 @@ def appends(draw: st.DrawFn) -> m.AppendEntries:
         commit_index=draw(NUMBERS),
     )
 
+
+CHANGES = st.builds(
+    MembershipChange,
+    voters=st.frozensets(IDS, max_size=4),
+    learners=st.frozensets(IDS, max_size=4),
+    removes=st.frozensets(IDS, max_size=4),
+    details=st.lists(st.tuples(IDS, st.binary(max_size=20)), max_size=4).map(tuple),
+    auto_leave=st.booleans(),
+    leaves=st.booleans(),
+    is_strict=st.booleans(),
+)
 
 MESSAGES = st.one_of(
     st.builds(m.RequestVote, **ENVELOPE, last_index=NUMBERS, last_term=NUMBERS, forced=st.booleans()),
@@ -69,6 +88,17 @@ MESSAGES = st.one_of(
         payloads=st.lists(st.binary(max_size=30), min_size=1, max_size=5),
     ),
     st.builds(m.ProposeReply, **ENVELOPE, ticket=NUMBERS, run_id=IDS, reason=st.sampled_from(DropReason)),
+    st.builds(m.ChangeRequest, **ENVELOPE, ticket=NUMBERS, run_id=IDS, change=CHANGES),
+    st.builds(m.ChangeReply, **ENVELOPE, ticket=NUMBERS, run_id=IDS, index=st.integers(1, 2**63)),
+    st.builds(
+        m.ChangeReply,
+        **ENVELOPE,
+        ticket=NUMBERS,
+        run_id=IDS,
+        index=st.just(0),
+        refusal=st.sampled_from(ChangeRefusal),
+        refused_id=NUMBERS,
+    ),
 )
 
 
@@ -111,12 +141,46 @@ def test_garbage_is_refused_or_empty(data: bytes) -> None:
             decode(data)
 
 
-@given(IDS, IDS, NUMBERS, IDS, IDS, st.text(max_size=codec.NAME_CHARS_MAX))
+@given(
+    IDS,
+    IDS,
+    NUMBERS,
+    IDS,
+    IDS,
+    st.text(max_size=codec.NAME_CHARS_MAX),
+    st.lists(st.text(max_size=20), max_size=codec.ADDRESSES_MAX).map(tuple),
+)
 def test_a_handshake_comes_back(
-    sender: int, to: int, cluster_id: int, incarnation: int, run_id: int, name: str
+    sender: int, to: int, cluster_id: int, incarnation: int, run_id: int, name: str, at: tuple[str, ...]
 ) -> None:
-    hello = codec.Handshake(codec.PROTOCOL_VERSION, cluster_id, sender, to, incarnation, run_id, name)
+    hello = codec.Handshake(codec.PROTOCOL_VERSION, cluster_id, sender, to, incarnation, run_id, name, at)
     assert codec.decode_frame(codec.encode_handshake(hello)).handshake == hello
+
+
+def test_the_largest_handshake_fits_its_limit() -> None:
+    most = 2**64 - 1
+    name = "\U0001f40d" * codec.NAME_CHARS_MAX
+    addresses = ("x" * codec.ADDRESS_CHARS_MAX,) * codec.ADDRESSES_MAX
+    hello = codec.Handshake(codec.PROTOCOL_VERSION, most, most, most, most, most, name, addresses)
+    data = codec.encode_handshake(hello)
+    assert len(data) <= codec.HANDSHAKE_BYTES_MAX
+    assert codec.decode_frame(data).handshake == hello
+
+
+@pytest.mark.parametrize(
+    ("addresses", "text"),
+    [
+        (("x:1",) * (codec.ADDRESSES_MAX + 1), "17 addresses of a member; the limit is 16"),
+        (("",) * 10_000, "10000 addresses"),
+        (("x" * (codec.ADDRESS_CHARS_MAX + 1),), "an address of more than 261 characters"),
+    ],
+)
+def test_a_handshake_with_too_many_or_too_long_addresses_is_refused(
+    addresses: tuple[str, ...], text: str
+) -> None:
+    hello = codec.Handshake(codec.PROTOCOL_VERSION, 7, 1, 2, 101, 5, "x", addresses)
+    with pytest.raises(codec.CodecError, match=text):
+        codec.decode_frame(codec.encode_handshake(hello))
 
 
 def test_a_message_kind_of_a_later_version_is_skipped_and_counted() -> None:
@@ -125,6 +189,25 @@ def test_a_message_kind_of_a_later_version_is_skipped_and_counted() -> None:
     frame = codec.decode_frame(codec.frame_of([later, known, later]))
     assert frame.messages == [m.TimeoutNow(1, 2, 3)]
     assert frame.unknown_count == 2
+
+
+def append_of(*entries: Entry) -> pb.PeerMessage:
+    return pb.PeerMessage(sender=1, to=2, term=9, append_entries=pb.AppendEntries(entries=block(*entries)))
+
+
+def configuration(data: bytes) -> pb.PeerMessage:
+    """An append in which a configuration stands between commands."""
+    command = Entry(1, 1, EntryKind.COMMAND, b"x")
+    return append_of(command, Entry(2, 1, EntryKind.MEMBERSHIP, data), Entry(3, 1, 0, b""))
+
+
+def change(**fields: object) -> pb.PeerMessage:
+    request = pb.ChangeRequest(ticket=1, change=pb.MembershipChange(**fields))  # type: ignore[arg-type]
+    return pb.PeerMessage(sender=1, to=2, term=9, change_request=request)
+
+
+def change_reply(**fields: int) -> pb.PeerMessage:
+    return pb.PeerMessage(sender=1, to=2, term=9, change_reply=pb.ChangeReply(**fields))
 
 
 def block(*entries: Entry) -> bytes:
@@ -169,11 +252,44 @@ def block(*entries: Entry) -> bytes:
             "of term 18446744073709551615",
         ),
         (pb.PeerMessage(sender=1, to=2, term=9, propose_reply=pb.ProposeReply(reason=77)), "77"),
+        (configuration(b""), "bad append_entries: a membership that is cut off"),
+        (configuration(CONFIGURATION[:-1]), "bad append_entries: details of a member run over their end"),
+        (configuration(CONFIGURATION + b"x"), "bad append_entries: 1 bytes behind a membership"),
+        (configuration(encode_membership(Membership())), "a configuration without voters"),
+        (
+            configuration(encode_membership(Membership(voters=frozenset({1, 3}))).replace(b"\x03", b"\x01")),
+            "out of order, or doubled",
+        ),
+        (change(voters=[0]), "0 is not a node id"),
+        (change(details=[pb.MemberDetails(data=b"x")]), "0 is not a node id"),
+        (change(removes=[5, 5]), "names a member twice"),
+        (change(learners=range(1, MEMBERS_MAX + 2)), "a change of more than 256 members"),
+        (change(details=[pb.MemberDetails(node_id=1)] * 10_000), "a change of more than 256 members"),
+        (
+            change(details=[pb.MemberDetails(node_id=1, data=bytes(DETAILS_BYTES_MAX + 1))]),
+            "more than 16384 bytes of details",
+        ),
+        (change_reply(ticket=1), "neither an index nor a refusal"),
+        (change_reply(ticket=1, index=5, refusal=0), "neither an index nor a refusal, or both"),
+        (change_reply(ticket=1, refusal=77), "77 is not a valid ChangeRefusal"),
     ],
 )
 def test_what_breaks_a_rule_is_refused_with_its_reason(body: pb.PeerMessage, text: str) -> None:
     with pytest.raises(codec.CodecError, match=text):
         codec.decode_frame(codec.frame_of([body.SerializeToString()]))
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        MembershipChange(voters=frozenset(range(1, MEMBERS_MAX + 2))),
+        MembershipChange(removes=frozenset({0})),
+        MembershipChange(learners=frozenset({4}), details=((4, bytes(DETAILS_BYTES_MAX + 1)),)),
+    ],
+)
+def test_a_change_that_no_member_would_take_is_refused_on_the_way_out(wish: MembershipChange) -> None:
+    with pytest.raises(codec.CodecError):
+        codec.encode_message(m.ChangeRequest(1, 2, 3, 4, 5, wish), codec.BlockCache())
 
 
 def test_an_oversize_frame_is_refused_before_it_is_parsed() -> None:

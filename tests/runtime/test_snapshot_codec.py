@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raft.core.membership_codec import DETAILS_BYTES_MAX, MEMBERS_MAX, REMOVED_MAX, encode_membership
 from raft.core.types import Membership, SnapshotMeta
 from raft.pb import peer_pb2 as pb
 from raft.transport import snapshot_codec as codec
@@ -29,8 +30,13 @@ def memberships(draw: st.DrawFn) -> Membership:
     voters = draw(st.frozensets(IDS, min_size=1, max_size=5))
     outgoing = draw(st.frozensets(IDS, max_size=5))
     learners = draw(st.frozensets(IDS, max_size=3)) - voters - outgoing
-    next_ = draw(st.frozensets(st.sampled_from(sorted(outgoing)))) if outgoing else frozenset()
-    return Membership(voters, learners, outgoing, next_, bool(outgoing) and draw(st.booleans()))
+    leaving = sorted(outgoing - voters)
+    next_ = draw(st.frozensets(st.sampled_from(leaving))) if leaving else frozenset()
+    members = voters | learners | outgoing
+    details = sorted((i, draw(st.binary(max_size=20))) for i in members if draw(st.booleans()))
+    removed = [i for i in draw(st.lists(IDS, max_size=3, unique=True)) if i not in members]
+    auto_leave = bool(outgoing) and draw(st.booleans())
+    return Membership(voters, learners, outgoing, next_, auto_leave, tuple(details), tuple(removed))
 
 
 FRAMES = st.one_of(
@@ -103,17 +109,27 @@ def piece(number: int = 1, position: bytes = b"p", data: bytes = b"d", crc: int 
     ).SerializeToString()
 
 
-def header(index: int = 1, term: int = 1, **membership: object) -> bytes:
-    named = pb.Membership(**(membership or {"voters": [1, 2]}))  # type: ignore[arg-type]
+CONFIGURATION = encode_membership(Membership(frozenset({1, 2})))
+
+
+def header(index: int = 1, term: int = 1, membership: bytes = CONFIGURATION) -> bytes:
     return pb.SnapshotFrame(
-        header=pb.SnapshotHeader(snapshot_id=5, index=index, term=term, membership=named)
+        header=pb.SnapshotHeader(snapshot_id=5, index=index, term=term, membership=membership)
     ).SerializeToString()
+
+
+def configuration(counts: list[int], *ids: int, flags: int = 0) -> bytes:
+    """A configuration that may contradict itself. `counts`: voters, learners, outgoing, learners next,
+    removed."""
+    numbers = [count.to_bytes(2, "little") for count in [*counts, 0]]
+    return b"".join([bytes([1, flags]), *numbers, *(i.to_bytes(8, "little") for i in ids)])
 
 
 def test_the_helpers_of_this_file_make_good_frames() -> None:
     assert codec.decode(piece()) == codec.SnapshotPiece(1, b"p", b"d")
     meta = SnapshotMeta(1, 1, Membership(frozenset({1, 2})))
     assert codec.decode(header()) == codec.SnapshotHeader(5, meta)
+    assert configuration([2, 0, 0, 0, 0], 1, 2) == CONFIGURATION
 
 
 @pytest.mark.parametrize(
@@ -130,14 +146,22 @@ def test_the_helpers_of_this_file_make_good_frames() -> None:
         (header(index=2**64 - 1), "a snapshot at index 18446744073709551615"),
         (header(term=0), "a snapshot of term 0"),
         (header(term=TERM_MAX + 1), f"a snapshot of term {TERM_MAX + 1}"),
-        (pb.SnapshotFrame(header=pb.SnapshotHeader(index=1, term=1)).SerializeToString(), "without voters"),
-        (header(learners=[3]), "without voters"),
-        (header(voters_outgoing=[1, 2]), "without voters"),
-        (header(voters=[1], learners=[1]), "a learner cannot also be a voter"),
-        (header(voters=[1], learners_next=[2]), "learners_next must be outgoing voters"),
-        (header(voters=[1], auto_leave=True), "auto_leave without a joint configuration"),
-        (header(voters=[0, 1]), "0 is not a node id"),
-        (header(voters=list(range(1, codec.MEMBERS_MAX + 2))), "with more than 1024 members"),
+        (pb.SnapshotFrame(header=pb.SnapshotHeader(index=1, term=1)).SerializeToString(), "is cut off"),
+        (header(membership=CONFIGURATION[:-1]), "is cut off"),
+        (header(membership=CONFIGURATION + b"x"), "1 bytes behind a membership"),
+        (header(membership=b"\x02" + CONFIGURATION[1:]), "a membership of version 2"),
+        (header(membership=configuration([0, 1, 0, 0, 0], 3)), "without voters"),
+        (header(membership=configuration([0, 0, 2, 0, 0], 1, 2)), "without voters"),
+        (header(membership=configuration([1, 1, 0, 0, 0], 1, 1)), "a learner cannot also be a voter"),
+        (header(membership=configuration([1, 0, 0, 1, 0], 1, 2)), "learners_next must be outgoing voters"),
+        (header(membership=configuration([1, 0, 0, 0, 0], 1, flags=1)), "auto_leave without a joint"),
+        (header(membership=configuration([2, 0, 0, 0, 0], 0, 1)), "0 is not a node id"),
+        (header(membership=configuration([2, 0, 0, 0, 0], 2, 1)), "out of order, or doubled"),
+        (header(membership=configuration([1, 0, 0, 0, 1], 2, 2)), "a member that is removed"),
+        (
+            header(membership=configuration([MEMBERS_MAX + 1, 0, 0, 0, 0], *range(1, MEMBERS_MAX + 2))),
+            "too many members",
+        ),
         (
             pb.SnapshotFrame(accept=pb.SnapshotAccept(position=b"x")).SerializeToString(),
             "the position of no piece",
@@ -179,11 +203,23 @@ def test_what_is_too_large_is_refused_on_the_way_out_and_in() -> None:
 
 
 def test_a_header_that_is_too_large_is_refused_before_it_is_parsed() -> None:
-    """Ten million members in it would keep the event loop for seconds."""
-    membership = pb.Membership(voters=range(1, 100_000))
-    header = pb.SnapshotHeader(snapshot_id=1, index=1, term=1, membership=membership)
+    with pytest.raises(CodecError, match=f"of a kind that has {codec.HEADER_FRAME_BYTES_MAX} at most"):
+        codec.decode(header(membership=bytes(codec.HEADER_FRAME_BYTES_MAX)))
+    result = pb.SnapshotFrame(result=pb.SnapshotResult(text="x" * 65536)).SerializeToString()
     with pytest.raises(CodecError, match="of a kind that has 65536 at most"):
-        codec.decode(pb.SnapshotFrame(header=header).SerializeToString())
+        codec.decode(result)
+
+
+def test_the_largest_configuration_fits_a_header() -> None:
+    members = range(1, MEMBERS_MAX + 1)
+    largest = Membership(
+        voters=frozenset(members),
+        voters_outgoing=frozenset(members),
+        details=tuple([(i, bytes(DETAILS_BYTES_MAX)) for i in members]),
+        removed=tuple(range(1000, 1000 + REMOVED_MAX)),
+    )
+    frame = codec.SnapshotHeader(1, SnapshotMeta(1, 1, largest))
+    assert codec.decode(codec.encode(frame)) == frame
 
 
 def test_a_text_is_cut_and_may_hold_anything() -> None:
