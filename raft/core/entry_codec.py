@@ -27,20 +27,29 @@ BLOCK_ENTRIES_MAX = 1 << 20
 _HEADER = struct.Struct("<QQBI")
 ENTRY_HEADER_BYTES = _HEADER.size
 _KIND_MAX = max(EntryKind)
+_MEMBERSHIP = int(EntryKind.MEMBERSHIP)
 
 
 class BlockScan(NamedTuple):
-    """What a block holds, without its data."""
+    """What a block holds, without its data, but for that of MEMBERSHIP entries."""
 
     first_index: LogIndex
     """0 if the block is empty."""
     entry_count: int
     term_runs: list[tuple[LogIndex, Term]]
     """(index, term) wherever the term differs from the entry before; the first entry always."""
+    memberships: Sequence[tuple[LogIndex, bytes]]
+    """(index, data) of each MEMBERSHIP entry. Whether the data is a membership is for the caller."""
 
 
-def encode_entries(entries: Sequence[Entry]) -> bytes:
-    """Return `entries` as a block. Raises ValueError if they are not contiguous or too large."""
+def encode_entries(
+    entries: Sequence[Entry], memberships: list[tuple[LogIndex, bytes]] | None = None
+) -> bytes:
+    """Return `entries` as a block. Raises ValueError if they are not contiguous or too large.
+
+    (index, data) of each MEMBERSHIP entry is added to `memberships`: who writes a log must know them, and
+    should not have to look at each entry once more.
+    """
     if not entries:
         return b""
     if len(entries) > BLOCK_ENTRIES_MAX:
@@ -55,8 +64,11 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
     try:
         for index, term, kind, data in entries:
             length = len(data)
-            if index != expected or term < last_term or length > ENTRY_DATA_BYTES_MAX or kind > _KIND_MAX:
-                raise ValueError(_fault(index, term, kind, length, expected, last_term))
+            if kind or index != expected or term < last_term or length > ENTRY_DATA_BYTES_MAX:
+                # Nearly all are commands, whose kind is 0: only the others are looked at twice.
+                _check(index, term, kind, length, expected, last_term)
+                if kind == _MEMBERSHIP and memberships is not None:
+                    memberships.append((index, data))
             expected += 1
             last_term = term
             add(pack(index, term, kind, length))
@@ -101,7 +113,7 @@ def decode_entries(block: bytes) -> list[Entry]:
 
 
 def scan_entries(block: bytes | memoryview) -> BlockScan:
-    """Check a block as `decode_entries` does, but touch only the headers.
+    """Check a block as `decode_entries` does, but touch only the headers, and what MEMBERSHIP entries hold.
 
     A restart reads the whole log; making an object of each entry would be most of its time.
     """
@@ -113,18 +125,21 @@ def scan_entries(block: bytes | memoryview) -> BlockScan:
     expected = 0
     last_term = 0
     runs: list[tuple[LogIndex, Term]] = []
+    memberships: list[tuple[LogIndex, bytes]] = []
     while offset < size:
         if size - offset < ENTRY_HEADER_BYTES:
             raise ValueError(f"block ends within the header of an entry, at byte {offset}")
         index, term, kind, length = unpack(block, offset)
         if not count:
             expected = first_index = index
-        if index != expected or term < last_term or kind > _KIND_MAX or length > ENTRY_DATA_BYTES_MAX:
-            raise ValueError(_fault(index, term, kind, length, expected, last_term))
+        offset += ENTRY_HEADER_BYTES + length
+        if kind or index != expected or term < last_term or length > ENTRY_DATA_BYTES_MAX:
+            _check(index, term, kind, length, expected, last_term)
+            if kind == _MEMBERSHIP:
+                memberships.append((index, bytes(block[offset - length : offset])))
         if term != last_term:
             runs.append((index, term))
             last_term = term
-        offset += ENTRY_HEADER_BYTES + length
         expected += 1
         count += 1
     if offset != size:
@@ -135,7 +150,13 @@ def scan_entries(block: bytes | memoryview) -> BlockScan:
         raise ValueError(f"entry {first_index} has the term 0")
     if count > BLOCK_ENTRIES_MAX:
         raise ValueError(f"{count} entries in one block, at most {BLOCK_ENTRIES_MAX}")
-    return BlockScan(first_index, count, runs)
+    return BlockScan(first_index, count, runs, memberships)
+
+
+def _check(index: int, term: int, kind: int, length: int, expected: int, last_term: int) -> None:
+    """Raise ValueError if a header is not one that may stand here."""
+    if index != expected or term < max(last_term, 1) or kind > _KIND_MAX or length > ENTRY_DATA_BYTES_MAX:
+        raise ValueError(_fault(index, term, kind, length, expected, last_term))
 
 
 def _fault(index: int, term: int, kind: int, length: int, expected: int, last_term: int) -> str:

@@ -31,7 +31,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from raft.core.raft import Raft
-from raft.core.types import LogIndex, LogReader, SnapshotMeta, Term
+from raft.core.types import LogIndex, LogReader, Membership, SnapshotMeta, Term
 from raft.runtime.applier import Applier, StateMachineError
 from raft.runtime.log_writer import LogWriter
 from raft.runtime.proposals import Proposals
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 class InstallNotes(Protocol):
     """Whoever keeps the note: raft.storage.directory.DataDirectory."""
 
-    def note_installing(self, index: LogIndex, term: Term) -> None: ...
+    def note_installing(self, index: LogIndex, term: Term, membership: Membership) -> None: ...
 
     def forget_installing(self) -> None: ...
 
@@ -167,7 +167,7 @@ class Installer:
 
         def switch() -> None:
             if replaces_log:
-                notes.note_installing(meta.index, meta.term)
+                notes.note_installing(meta.index, meta.term, meta.membership)
             sink.commit()
 
         self._worker.submit(switch, self._switched)

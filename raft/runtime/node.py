@@ -477,11 +477,11 @@ def _finish_install(directory: DataDirectory, log: LogStore, applied_index: LogI
     noted = directory.installing()
     if noted is None:
         return
-    index, term = noted
+    index, term, membership = noted
     if applied_index == index:
         is_there = log.first_index - 1 <= index <= log.last_index and log.term(index) == term
         if not is_there:
-            log.reset(index, term)
+            log.reset(index, term, membership)
     directory.forget_installing()
 
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from raft.core.types import LogIndex, Term
-from raft.storage.log_index import PositionIndex
+from raft.core.errors import InvariantViolation
+from raft.core.types import LogIndex, SnapshotMeta, Term
+from raft.storage.log_index import PositionIndex, TermRuns
 
 
 class SegmentSpan(NamedTuple):
@@ -54,6 +55,20 @@ def compactable_index(segments: Sequence[SegmentSpan], flushed_index: LogIndex, 
         kept_bytes -= segment.bytes
         index = segment.last_index
     return index
+
+
+def is_snapshot_held(meta: SnapshotMeta, log: TermRuns, commit_index: LogIndex) -> bool:
+    """Return whether `log` has the snapshot's last entry, so that what comes after it stays.
+
+    Raises InvariantViolation if the snapshot lies before the log, or is not of what was committed here.
+    """
+    index, term = meta.index, meta.term
+    if index < max(log.first_index - 1, 1) or term < 1:
+        raise InvariantViolation(f"a snapshot at {index} in term {term}, the log begins at {log.first_index}")
+    is_held = index <= log.last_index and log.term(index) == term
+    if not is_held and index <= min(commit_index, log.last_index):
+        raise InvariantViolation(f"a snapshot has term {term} at {index}, committed was {log.term(index)}")
+    return is_held
 
 
 class _Row:

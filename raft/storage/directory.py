@@ -1,9 +1,11 @@
 """The data directory: who this node is, and whom it has met.
 
     LOCK            held with flock by the process that uses the directory; holds its process id
-    identity.json   cluster id, node id, incarnation, initial members: made once, never changed
+    identity.json   cluster id, node id, incarnation, initial members: made once, never changed. Who joins
+                    a cluster later has its initial members too, and is none of them
     peers.json      incarnations of the other members seen so far
     installing.json there while a snapshot takes the place of the state: which one
+    removed.json    there if this member was told that it is none any more
     log/            the write-ahead log (log_store.py)
     state/          the state machine's
 
@@ -25,7 +27,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from raft.core.errors import StorageError
-from raft.core.types import NO_NODE, LogIndex, NodeId, Term
+from raft.core.membership_codec import decode_membership, encode_membership
+from raft.core.types import NO_NODE, LogIndex, Membership, NodeId, Term
 from raft.storage.disk import Disk
 from raft.storage.errors import (
     REPLACE_MEMBER,
@@ -43,8 +46,12 @@ LOCK_NAME = "LOCK"
 IDENTITY_NAME = "identity.json"
 PEERS_NAME = "peers.json"
 INSTALLING_NAME = "installing.json"
+REMOVED_NAME = "removed.json"
 PEERS_MAX = 1024
 """Incarnations remembered. Members are a handful; the limit keeps a flood of handshakes off the disk."""
+
+NOT_KNOWN = Membership()
+"""Stands for a configuration in notes of older programs, which had none."""
 
 _ID_MAX = (1 << 64) - 1
 
@@ -72,12 +79,19 @@ class DataDirectory:
         identity: Identity,
         members: Mapping[NodeId, InitialMember],
         incarnations: dict[NodeId, int],
+        *,
+        is_joined: bool,
+        is_removed: bool,
     ) -> None:
         self.path = path
         self.disk = disk
         self.identity = identity
         self.members = members
-        """The initial members, as given at the first start."""
+        """The initial members, as given at the first start: the configuration at index 0."""
+        self.is_joined = is_joined
+        """Whether this member joined a cluster that was there; then it is not one of `members`."""
+        self.is_removed = is_removed
+        """Whether it was told that it is no member any more. For ever: no id is used twice."""
         self._lock = lock
         self._incarnations = incarnations
 
@@ -89,14 +103,16 @@ class DataDirectory:
         cluster_id: int | None = None,
         node_id: NodeId | None = None,
         members: Mapping[NodeId, InitialMember] | None = None,
+        is_joining: bool = False,
         disk: Disk | None = None,
         make_incarnation: Callable[[], int] = random_incarnation,
     ) -> DataDirectory:
         """Take the directory; make it and its identity at the first start.
 
         The first start needs `cluster_id`, `node_id` and `members`. Later, ids that are given must be
-        those in the directory; None takes what is there, and `members` is not looked at. `disk`: None is
-        the real one, with the lock; another one has no lock, for nobody shares it.
+        those in the directory; None takes what is there, and `members` and `is_joining` are not looked at.
+        `is_joining`: `members` are those with which the cluster began, and this one was added later.
+        `disk`: None is the real one, with the lock; another one has no lock, for nobody shares it.
 
         Raises DataDirectoryLocked, WrongIdentity, CorruptIdentity, FormatTooNew, and StorageError for
         what the file system refuses.
@@ -110,11 +126,22 @@ class DataDirectory:
                 lock = DirectoryLock(f"{path}/{LOCK_NAME}")
             else:
                 _make_directories(disk, path)
-            identity, known_members = _identity(disk, path, cluster_id, node_id, members, make_incarnation)
+            identity, known_members, is_joined = _identity(
+                disk, path, cluster_id, node_id, members, is_joining, make_incarnation
+            )
             for name in ("log", "state"):
                 disk.make_directory(f"{path}/{name}")
             disk.sync_directory(path)
-            return cls(path, disk, lock, identity, known_members, _read_peers(disk, path))
+            return cls(
+                path,
+                disk,
+                lock,
+                identity,
+                known_members,
+                _read_peers(disk, path),
+                is_joined=is_joined,
+                is_removed=_read_removed(disk, path, identity),
+            )
         except OSError as error:
             _release(lock)
             raise StorageError(
@@ -163,28 +190,36 @@ class DataDirectory:
 
     # A snapshot that takes the place of the state, and then of the log: see docs/adr/0006.
 
-    def note_installing(self, index: LogIndex, term: Term) -> None:
-        """Make durable that the state is about to be replaced by one at `index`, whose entry has `term`.
-        Blocking. Raises StorageError: fatal."""
+    def note_installing(self, index: LogIndex, term: Term, membership: Membership = NOT_KNOWN) -> None:
+        """Make durable that the state is about to be replaced by one at `index`, whose entry has `term` and
+        where `membership` holds; an empty one is not known. Blocking. Raises StorageError: fatal."""
+        content: dict[str, Any] = {"index": index, "term": term}
+        if membership != NOT_KNOWN:
+            content["membership"] = encode_membership(membership).hex()
         try:
-            write_json(self.disk, self.path, INSTALLING_NAME, {"index": index, "term": term})
+            write_json(self.disk, self.path, INSTALLING_NAME, content)
         except OSError as error:
             raise self._unwritable(INSTALLING_NAME, error) from error
 
-    def installing(self) -> tuple[LogIndex, Term] | None:
+    def installing(self) -> tuple[LogIndex, Term, Membership] | None:
         """Return what was noted and not forgotten. Raises CorruptIdentity, StorageError."""
+        path = f"{self.path}/{INSTALLING_NAME}"
         try:
             content = read_json(self.disk, self.path, INSTALLING_NAME)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StorageError(
-                f"{self.path}/{INSTALLING_NAME} cannot be read: {error.strerror or error}"
-            ) from error
+            raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
         index, term = content.get("index"), content.get("term")
         if not isinstance(index, int) or not isinstance(term, int) or index < 1 or term < 1:
-            raise CorruptIdentity(f"{self.path}/{INSTALLING_NAME}", "a field is missing or wrong")
-        return index, term
+            raise CorruptIdentity(path, "a field is missing or wrong")
+        encoded = content.get("membership")
+        if encoded is None:
+            return index, term, NOT_KNOWN
+        try:
+            return index, term, decode_membership(bytes.fromhex(encoded))
+        except (TypeError, ValueError) as error:
+            raise CorruptIdentity(path, f"a field is missing or wrong ({error})") from None
 
     def forget_installing(self) -> None:
         """The log stands behind the state, or the state was not replaced. Blocking. Raises StorageError."""
@@ -195,6 +230,17 @@ class DataDirectory:
             return
         except OSError as error:
             raise self._unwritable(INSTALLING_NAME, error) from error
+
+    def note_removed(self) -> None:
+        """Make durable that the cluster has removed this member: each later start finds `is_removed`.
+        Blocking. Raises StorageError: fatal."""
+        if self.is_removed:
+            return
+        try:
+            write_json(self.disk, self.path, REMOVED_NAME, {"node_id": f"{self.identity.node_id:x}"})
+        except OSError as error:
+            raise self._unwritable(REMOVED_NAME, error) from error
+        self.is_removed = True
 
     def _unwritable(self, name: str, error: OSError) -> StorageError:
         return StorageError(
@@ -262,9 +308,11 @@ def _identity(
     cluster_id: int | None,
     node_id: NodeId | None,
     members: Mapping[NodeId, InitialMember] | None,
+    is_joining: bool,
     make_incarnation: Callable[[], int],
-) -> tuple[Identity, Mapping[NodeId, InitialMember]]:
-    """Read the identity, or make it, and compare it with what is asked for."""
+) -> tuple[Identity, Mapping[NodeId, InitialMember], bool]:
+    """Read the identity, or make it, and compare it with what is asked for. Returns also whether this
+    member joined."""
     file = f"{path}/{IDENTITY_NAME}"
     try:
         content = read_json(disk, path, IDENTITY_NAME)
@@ -277,9 +325,10 @@ def _identity(
                 f"{file} is not there: this data directory was never used, and no cluster was named. "
                 f"What to do: give the right data directory, or the initial cluster"
             ) from None
-        return _make_identity(disk, path, cluster_id, node_id, members, make_incarnation)
+        identity = _make_identity(disk, path, cluster_id, node_id, members, is_joining, make_incarnation)
+        return identity, dict(members), is_joining
     try:
-        identity, known_members = _decode_identity(content)
+        identity, known_members, is_joined = _decode_identity(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptIdentity(file, f"a field is missing or wrong ({error})") from None
     for what, found, asked in (
@@ -292,7 +341,7 @@ def _identity(
                 f"What to do: give each node its own data directory, and the initial cluster that it was "
                 f"first started with; if this node was removed and added under a new id, {REPLACE_MEMBER}"
             )
-    return identity, known_members
+    return identity, known_members, is_joined
 
 
 def _make_identity(
@@ -301,12 +350,15 @@ def _make_identity(
     cluster_id: int,
     node_id: NodeId,
     members: Mapping[NodeId, InitialMember],
+    is_joining: bool,
     make_incarnation: Callable[[], int],
-) -> tuple[Identity, Mapping[NodeId, InitialMember]]:
+) -> Identity:
     identity = Identity(cluster_id, node_id, make_incarnation())
     if not all(0 < number <= _ID_MAX for number in (*identity, *members)):
         raise ValueError("ids have 64 bits and are not 0")
-    content = {
+    if is_joining and node_id in members:
+        raise ValueError("who joins a cluster is none of those with which it began")
+    content: dict[str, Any] = {
         "cluster_id": f"{identity.cluster_id:x}",
         "node_id": f"{identity.node_id:x}",
         "incarnation": f"{identity.incarnation:x}",
@@ -315,11 +367,13 @@ def _make_identity(
             for member_id, member in members.items()
         },
     }
+    if is_joining:
+        content["joined"] = True
     write_json(disk, path, IDENTITY_NAME, content)
-    return identity, dict(members)
+    return identity
 
 
-def _decode_identity(content: dict[str, Any]) -> tuple[Identity, dict[NodeId, InitialMember]]:
+def _decode_identity(content: dict[str, Any]) -> tuple[Identity, dict[NodeId, InitialMember], bool]:
     identity = Identity(
         _id(content["cluster_id"]),
         _id(content["node_id"]),
@@ -331,7 +385,10 @@ def _decode_identity(content: dict[str, Any]) -> tuple[Identity, dict[NodeId, In
         if not isinstance(member["name"], str) or not all(isinstance(url, str) for url in urls):
             raise ValueError("a member's name and peer URLs are strings")
         members[_id(member_id)] = InitialMember(member["name"], tuple(urls))
-    return identity, members
+    is_joined = content.get("joined", False)
+    if not isinstance(is_joined, bool):
+        raise ValueError("joined is true or false")
+    return identity, members, is_joined
 
 
 def _id(text: object) -> int:
@@ -352,3 +409,15 @@ def _read_peers(disk: Disk, path: str) -> dict[NodeId, int]:
         return {_id(peer): _id(number) for peer, number in content["incarnations"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptIdentity(f"{path}/{PEERS_NAME}", f"a field is missing or wrong ({error})") from None
+
+
+def _read_removed(disk: Disk, path: str, identity: Identity) -> bool:
+    """Whether removed.json is there. One of another member came with a copied directory: nobody can tell
+    what is true then."""
+    try:
+        content = read_json(disk, path, REMOVED_NAME)
+    except FileNotFoundError:
+        return False
+    if content.get("node_id") != f"{identity.node_id:x}":
+        raise CorruptIdentity(f"{path}/{REMOVED_NAME}", "it does not speak of this member")
+    return True

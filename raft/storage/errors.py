@@ -79,7 +79,7 @@ class WrongIdentity(StorageError):
 
 
 class CorruptIdentity(StorageError):
-    """identity.json or peers.json cannot be read, or is gone while the log is there."""
+    """A small file beside the log cannot be read, or identity.json is gone while the log is there."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: {reason}. What to do: restore this file from a copy, or {REPLACE_MEMBER}")

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 from zlib import crc32
 
+from raft.core.membership_codec import MEMBERSHIP_BYTES_MAX
 from raft.storage.disk import Disk
 from raft.storage.errors import CorruptIdentity, FormatTooNew
 
 JSON_FORMAT_VERSION = 1
-JSON_BYTES_MAX = 4 * 1024 * 1024
+JSON_BYTES_MAX = 4 * 1024 * 1024 + 2 * MEMBERSHIP_BYTES_MAX
+"""More than any file has: a configuration stands in hexadecimal digits in one of them."""
 _CHECKSUM = "crc32"
 
 

@@ -3,7 +3,7 @@
 Theory. Two threads use a LogStore, and each owns its half:
 
 * The writer thread calls `write`, `note_high_water` and `close`. It owns the files, the number of the batch,
-  the chain of checksums, and `_written`, the terms of all that was handed to it.
+  the chain of checksums, and of all that was handed to it the terms (`_written`) and the configurations.
 * The event loop calls `publish` and everything that reads. It owns the positions, the terms and the cache of
   what is published. Reading old entries is a pread in a file that the writer only appends to.
 
@@ -55,16 +55,18 @@ from raft.core.types import (
     SnapshotMeta,
     Term,
 )
-from raft.storage.batch import Part, hard_state_part, pack_entries
-from raft.storage.compaction import Dropped, SegmentSpan, SegmentTable, compactable_index
+from raft.storage.batch import Part, Place, encode_batch, hard_state_part, pack_entries
+from raft.storage.compaction import Dropped, SegmentSpan, SegmentTable, compactable_index, is_snapshot_held
 from raft.storage.disk import Disk, File
 from raft.storage.entry_cache import EntryCache
 from raft.storage.errors import CorruptLog
 from raft.storage.high_water import HighWater, Mark, open_high_water
-from raft.storage.log_index import PositionIndex, TermRuns, pack_position, term_runs, unpack_position
+from raft.storage.log_index import PositionIndex, TermRuns, term_runs, unpack_position
+from raft.storage.membership_runs import MembershipRuns
 from raft.storage.options import LogOptions
 from raft.storage.record import (
     FORMAT_VERSION,
+    FORMAT_VERSION_WITHOUT_MEMBERSHIP,
     FRAME_BYTES,
     Identity,
     RecordReader,
@@ -73,7 +75,6 @@ from raft.storage.record import (
     SnapshotMark,
     TruncatedPrefix,
     encode_hard_state,
-    encode_record,
     encode_segment_header,
     encode_snapshot_mark,
     encode_truncated_prefix,
@@ -131,6 +132,9 @@ class LogStore:
 
         # the writer's half
         self._written = scan.terms.copy()
+        self._memberships = scan.memberships
+        self._format_version = scan.format_version
+        """Of the segment that is being written."""
         self._batch = scan.batch
         self._chain = scan.chain
         self._generation = scan.end_generation
@@ -242,7 +246,8 @@ class LogStore:
             previous_term = self._written.term(first_index - 1)
             dropped = Dropped(through, first_index, previous_term, is_snapshot=False, keeps_entries=True)
             if through:
-                prefix = TruncatedPrefix(through, first_index, previous_term)
+                membership = self._memberships.drop_below(first_index)
+                prefix = TruncatedPrefix(through, first_index, previous_term, membership)
                 self._written.drop_below(first_index, previous_term)
                 self._write_drop(RecordType.TRUNCATED_PREFIX, encode_truncated_prefix(prefix), dropped)
             self._dropped.append(dropped)
@@ -269,14 +274,15 @@ class LogStore:
             self._closing.popleft().close()
         return len(self._closing)
 
-    def reset(self, index: LogIndex, term: Term) -> None:
-        """Let a snapshot stand for the log up to `index`, whose entry had `term`, and publish that.
+    def reset(self, index: LogIndex, term: Term, membership: Membership) -> None:
+        """Let a snapshot stand for the log up to `index`, whose entry had `term` and where `membership`
+        held, and publish that. An empty one is not known, as in an append.
 
         What comes after it is kept if the log has this entry, and else dropped whole. For a start
         that finds a state newer than its log; no other thread may use the store. Later, a snapshot is
         given to `write` and `publish`. Raises as `write` does.
         """
-        meta = SnapshotMeta(index, term, Membership())
+        meta = SnapshotMeta(index, term, membership)
         # The term came with the leader who sent the snapshot, and was to be written with the mark.
         newer = HardState(term, 0, index) if term > self._hard_state.term else None
         append = StorageAppend((), newer, True, (), StorageAppendDone(0, 0, 0), meta)
@@ -356,17 +362,17 @@ class LogStore:
         written = self._written
         state = state or self._hard_state
         index, term, last = meta.index, meta.term, written.last_index
-        if index < max(written.first_index - 1, 1) or term < 1:
-            raise InvariantViolation(
-                f"a snapshot at {index} in term {term}, the log begins at {written.first_index}"
-            )
-        is_held = index <= last and written.term(index) == term
-        if not is_held and index <= min(self._hard_state.commit_index, last):
-            raise InvariantViolation(
-                f"a snapshot has term {term} at {index}, committed was {written.term(index)}"
-            )
-        self._make_room(len(encode_snapshot_mark(SnapshotMark(0, 0, 0, 0))) + _DROP_BATCH_BYTES)
+        commit_index = self._hard_state.commit_index
+        is_held = is_snapshot_held(meta, written, commit_index)
+        membership = self._memberships.of_snapshot(meta, index if is_held else min(index, commit_index))
+        size = len(encode_snapshot_mark(SnapshotMark(0, 0, 0, 0, membership)))
+        version = FORMAT_VERSION if membership else self._needed_version
+        self._make_room(size + _DROP_BATCH_BYTES, version)
         keeps_entries = is_held and index < last
+        if is_held:
+            self._memberships.drop_below(index + 1, membership)
+        else:
+            self._memberships = MembershipRuns(index, membership)
         if keeps_entries:
             through, _ = self._segments.droppable_through(index)
             written.drop_below(index + 1, term)
@@ -375,8 +381,8 @@ class LogStore:
             through = self._generation - 1
             self._written = TermRuns(index, term)
         # Not as far as the append commits: that may be entries of its own, which are written behind the mark.
-        self._hard_state = state._replace(commit_index=max(self._hard_state.commit_index, index))
-        mark = SnapshotMark(through, index, term, last if keeps_entries else index)
+        self._hard_state = state._replace(commit_index=max(commit_index, index))
+        mark = SnapshotMark(through, index, term, last if keeps_entries else index, membership)
         dropped = Dropped(through, index + 1, term, is_snapshot=True, keeps_entries=keeps_entries)
         self._write_drop(RecordType.SNAPSHOT_MARK, encode_snapshot_mark(mark), dropped)
         self._dropped.append(dropped)
@@ -391,8 +397,10 @@ class LogStore:
         remove_segments(self._disk, self._directory, dropped.through)
 
     def _pack(self, group: Sequence[Entry]) -> list[Part]:
-        parts = pack_entries(group, self._options.record_bytes_target)
+        memberships: list[tuple[LogIndex, bytes]] = []
+        parts = pack_entries(group, self._options.record_bytes_target, memberships)
         self._written.put(group[0].index, len(group), term_runs(group))
+        self._memberships.put(group[0].index, memberships)
         return parts
 
     def _write_batch(self, parts: list[Part]) -> bool:
@@ -400,37 +408,28 @@ class LogStore:
         size = sum([len(part.payload) + FRAME_BYTES for part in parts])
         if size > BATCH_BYTES_MAX:
             raise InvariantViolation(f"a batch of {size} bytes, at most {BATCH_BYTES_MAX}")
-        self._make_room(size)
+        self._make_room(size, self._needed_version)
         batch = self._batch + 1
         generation = self._generation
         is_segment_new = not self._offset
         if is_segment_new:
-            header = SegmentHeader(FORMAT_VERSION, self._identity, generation, batch, self._chain)
+            self._format_version = self._needed_version
+            header = SegmentHeader(self._format_version, self._identity, generation, batch, self._chain)
             parts = [Part(RecordType.SEGMENT_HEADER, encode_segment_header(header)), *parts]
             if parts[-1].type != RecordType.HARD_STATE:
                 # Each segment knows the hard state by itself, so that those before it can be dropped.
                 parts.append(hard_state_part(self._hard_state))
-        chain = self._chain
-        offset = self._offset
-        placed = []
-        output = []
-        last = len(parts) - 1
-        for position, (kind, payload, first_index, entry_count) in enumerate(parts):
-            is_last = position == last
-            frame, chain = encode_record(kind, payload, batch, generation, chain, is_last, self._seed)
-            output.append(frame)
-            output.append(payload)
-            if entry_count:
-                placed.append((first_index, entry_count, pack_position(generation, offset)))
-            offset += FRAME_BYTES + len(payload)
+        place = Place(batch, generation, self._offset, self._chain)
+        data, chain, placed = encode_batch(parts, place, self._seed)
         file = self._files[generation]
-        file.write_at(b"".join(output), self._offset)
+        file.write_at(data, self._offset)
         file.sync_data()
         self._chain = chain
-        self._offset = offset
+        self._offset += len(data)
         self._batch = batch
         self._synced_state = self._hard_state
-        self._segments.put(generation, offset, [place[0] for place in placed], self._written.last_index + 1)
+        firsts = [first_index for first_index, _, _ in placed]
+        self._segments.put(generation, self._offset, firsts, self._written.last_index + 1)
         self._placed.extend(placed)
         return is_segment_new
 
@@ -438,9 +437,16 @@ class LogStore:
         state = self._synced_state
         self._high_water.write(Mark(self._batch, state.term, state.voted_for))
 
-    def _make_room(self, size: int) -> None:
-        """Begin the next segment if a batch of `size` bytes has no room in this one. Raises OSError."""
-        if not self._offset or self._offset + size <= self._options.segment_bytes:
+    @property
+    def _needed_version(self) -> int:
+        """Of a segment that is begun now: what older programs can read, as long as it can be so."""
+        return FORMAT_VERSION_WITHOUT_MEMBERSHIP if self._memberships.is_empty else FORMAT_VERSION
+
+    def _make_room(self, size: int, needed_version: int) -> None:
+        """Begin the next segment if a batch of `size` bytes has no room in this one, or this one is of an
+        older format than it needs. Raises OSError."""
+        has_room = self._offset + size <= self._options.segment_bytes
+        if not self._offset or (has_room and needed_version <= self._format_version):
             return
         generation = self._generation + 1
         if generation not in self._files:
@@ -528,6 +534,11 @@ class LogStore:
         for generation in sorted(self._files):
             if generation <= dropped.through:
                 self._closing.append(self._files.pop(generation))
+
+    def memberships(self) -> Sequence[tuple[LogIndex, Membership]]:
+        """See StoredLog.memberships. Of what was written, published or not: for a start, when no other
+        thread uses the store."""
+        return self._memberships.decoded()
 
     @property
     def first_index(self) -> LogIndex:

@@ -19,6 +19,16 @@ The crc of all types but SEGMENT_HEADER starts from a number made of cluster id,
 incarnation. A record of another log is never ours, and a value that happens to hold the bytes of a log
 (somebody stores backups in the store) cannot be taken for a record.
 
+A segment has the format version of what it may hold:
+
+    1    no configuration. It is that of the first start, which stands in identity.json
+    2    MEMBERSHIP entries, and records that drop a beginning and say which configuration held there. They
+         do so by bytes behind what version 1 wrote; if there are none, no configuration was known
+
+A program that knows only version 1 would take a longer record for a damaged one, and would skip a MEMBERSHIP
+entry and count votes by members of the past. So that it refuses instead, and says why, the first
+configuration that a log gets begins a segment (log_store.py). Until then the older program can read it.
+
 CRC-32 as in zlib, not CRC-32C: the standard library has no other that is fast (about 1 GB/s and more),
 and both find all errors of up to 32 bits in a row. It guards against disks, not against attackers.
 """
@@ -30,10 +40,12 @@ from enum import IntEnum
 from typing import NamedTuple
 from zlib import crc32
 
+from raft.core.membership_codec import decode_membership
 from raft.core.types import HardState, LogIndex, Term
 from raft.storage.disk import File
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FORMAT_VERSION_WITHOUT_MEMBERSHIP = 1
 MAGIC = b"\xd7QLr"
 
 _FRAME = struct.Struct("<4sIIIQIBBH")
@@ -103,6 +115,8 @@ class TruncatedPrefix(NamedTuple):
     first_index: LogIndex
     previous_term: Term
     """Term of the entry at `first_index` - 1, which goes with what is dropped."""
+    membership: bytes = b""
+    """The configuration at `first_index` - 1 (encode_membership). Empty: none is known."""
 
 
 class SnapshotMark(NamedTuple):
@@ -114,6 +128,8 @@ class SnapshotMark(NamedTuple):
     index: LogIndex  # type: ignore[assignment] # shadows tuple.index, which nobody calls
     term: Term
     last_index: LogIndex
+    membership: bytes = b""
+    """The configuration at `index`, as in TruncatedPrefix."""
 
 
 _SEGMENT_HEADER = struct.Struct("<IIQQQQQI")
@@ -169,23 +185,36 @@ def decode_hard_state(payload: bytes | memoryview) -> HardState:
 
 
 def encode_truncated_prefix(prefix: TruncatedPrefix) -> bytes:
-    return _TRUNCATED_PREFIX.pack(*prefix)
+    return _TRUNCATED_PREFIX.pack(*prefix[:-1]) + prefix.membership
 
 
 def decode_truncated_prefix(payload: bytes | memoryview) -> TruncatedPrefix:
-    if len(payload) != _TRUNCATED_PREFIX.size:
+    """Raises ValueError if it is none, or its configuration is none."""
+    if len(payload) < _TRUNCATED_PREFIX.size:
         raise ValueError(f"truncated prefix of {len(payload)} bytes")
-    return TruncatedPrefix(*_TRUNCATED_PREFIX.unpack(payload))
+    membership = _membership(payload[_TRUNCATED_PREFIX.size :])
+    through, first_index, previous_term = _TRUNCATED_PREFIX.unpack_from(payload)
+    return TruncatedPrefix(through, first_index, previous_term, membership)
 
 
 def encode_snapshot_mark(mark: SnapshotMark) -> bytes:
-    return _SNAPSHOT_MARK.pack(*mark)
+    return _SNAPSHOT_MARK.pack(*mark[:-1]) + mark.membership
 
 
 def decode_snapshot_mark(payload: bytes | memoryview) -> SnapshotMark:
-    if len(payload) != _SNAPSHOT_MARK.size:
+    """Raises ValueError if it is none, or its configuration is none."""
+    if len(payload) < _SNAPSHOT_MARK.size:
         raise ValueError(f"snapshot mark of {len(payload)} bytes")
-    return SnapshotMark(*_SNAPSHOT_MARK.unpack(payload))
+    membership = _membership(payload[_SNAPSHOT_MARK.size :])
+    through, index, term, last_index = _SNAPSHOT_MARK.unpack_from(payload)
+    return SnapshotMark(through, index, term, last_index, membership)
+
+
+def _membership(data: bytes | memoryview) -> bytes:
+    """Return a copy, for the record's bytes go with the reader's window. Raises ValueError."""
+    if data:
+        decode_membership(data)
+    return bytes(data)
 
 
 class RecordReader:

@@ -49,13 +49,16 @@ from raft.storage.disk import Disk, File
 from raft.storage.errors import CorruptLog, FormatTooNew, LostDurableData, MissingSegment, WrongSegment
 from raft.storage.high_water import Mark
 from raft.storage.log_index import PositionIndex, TermRuns, pack_position
+from raft.storage.membership_runs import MembershipRuns
 from raft.storage.record import (
     FORMAT_VERSION,
+    FORMAT_VERSION_WITHOUT_MEMBERSHIP,
     FRAME_BYTES,
     Identity,
     Record,
     RecordReader,
     RecordType,
+    SegmentHeader,
     SnapshotMark,
     TruncatedPrefix,
     decode_hard_state,
@@ -75,7 +78,7 @@ from raft.storage.segment import (
 _COPY_BYTES = 1024 * 1024
 _HEADER_WINDOW_BYTES = 4096
 
-_Effect: TypeAlias = tuple[BlockScan, int] | HardState | TruncatedPrefix | SnapshotMark
+_Effect: TypeAlias = tuple[BlockScan, int] | HardState | TruncatedPrefix | SnapshotMark | SegmentHeader
 """What a record changes: entries and where they are, or what it holds."""
 
 
@@ -120,6 +123,7 @@ class LogScan:
     """For each segment with a whole batch, where its last one ends."""
     positions: PositionIndex = field(default_factory=PositionIndex)
     terms: TermRuns = field(default_factory=TermRuns)
+    memberships: MembershipRuns = field(default_factory=MembershipRuns)
     hard_state: HardState = field(default_factory=HardState)
     batch: int = 0
     """The last whole batch."""
@@ -128,6 +132,8 @@ class LogScan:
     end_generation: int = 1
     end_offset: int = 0
     """Where the next batch belongs."""
+    format_version: int = FORMAT_VERSION_WITHOUT_MEMBERSHIP
+    """Of the segment there."""
     batch_start: int = 0
     """Where the last batch starts, in the same segment."""
     torn: list[Torn] = field(default_factory=list)
@@ -280,7 +286,9 @@ class _Scanner:
                 self._staged.append(decode_truncated_prefix(record.payload))
             elif record.type == RecordType.SNAPSHOT_MARK:
                 self._staged.append(decode_snapshot_mark(record.payload))
-            elif record.type != RecordType.SEGMENT_HEADER:
+            elif record.type == RecordType.SEGMENT_HEADER:
+                self._staged.append(decode_segment_header(record.payload))
+            else:
                 raise ValueError(f"record type {record.type} is not known to this version")
             if record.is_batch_end:
                 self._end_batch(record, generation)
@@ -293,9 +301,11 @@ class _Scanner:
             if isinstance(effect, HardState):
                 scan.hard_state = effect
             elif isinstance(effect, TruncatedPrefix):
-                self._drop(effect.dropped_through, effect.first_index, effect.previous_term, generation)
+                self._drop(effect, generation)
             elif isinstance(effect, SnapshotMark):
                 self._mark(effect, generation)
+            elif isinstance(effect, SegmentHeader):
+                scan.format_version = effect.version
             else:
                 self._put(*effect)
         self._staged.clear()
@@ -315,9 +325,11 @@ class _Scanner:
             self._restart(block.first_index - 1, 0)
         scan.terms.put(block.first_index, block.entry_count, block.term_runs)
         scan.positions.put(block.first_index, block.entry_count, position)
+        scan.memberships.put(block.first_index, block.memberships)
 
-    def _restart(self, previous_index: LogIndex, previous_term: Term) -> None:
+    def _restart(self, previous_index: LogIndex, previous_term: Term, membership: bytes = b"") -> None:
         self._scan.terms = TermRuns(previous_index, previous_term)
+        self._scan.memberships = MembershipRuns(previous_index, membership)
         self._scan.positions = PositionIndex(previous_index + 1)
 
     def _mark(self, mark: SnapshotMark, generation: int) -> None:
@@ -328,16 +340,18 @@ class _Scanner:
                 return
             if mark.last_index != scan.terms.last_index:
                 raise ValueError(f"the log ends with {scan.terms.last_index}, not {mark.last_index}")
-            self._drop(mark.dropped_through, mark.index + 1, mark.term, generation)
+            prefix = TruncatedPrefix(mark.dropped_through, mark.index + 1, mark.term, mark.membership)
+            self._drop(prefix, generation)
             return
         if self._is_anchored and mark.index < scan.positions.first_index - 1:
             raise ValueError(f"a snapshot at {mark.index} in a log from {scan.positions.first_index} on")
         self._check_dropped(mark.dropped_through, generation)
-        self._restart(mark.index, mark.term)
+        self._restart(mark.index, mark.term, mark.membership)
         self._is_anchored = True
 
-    def _drop(self, through: int, first_index: LogIndex, previous_term: Term, generation: int) -> None:
-        """Let the log begin at `first_index`. Raises ValueError if that is not in what was found."""
+    def _drop(self, prefix: TruncatedPrefix, generation: int) -> None:
+        """Let the log begin where the record says. Raises ValueError if that is not in what was found."""
+        through, first_index, previous_term, membership = prefix
         if self._is_outdated(through):
             return
         self._check_dropped(through, generation)
@@ -345,6 +359,7 @@ class _Scanner:
         scan = self._scan
         scan.terms.drop_below(first_index, previous_term)
         scan.positions.drop_below(first_index)
+        scan.memberships.drop_below(first_index, membership)
         if scan.positions.first_after(through) != first_index:
             raise ValueError(f"entry {first_index} is in a segment up to {through}, which were dropped")
 

@@ -188,7 +188,7 @@ class SimNode:
                 state = HardState(note.term, 0, state.commit_index)
             mark = StorageAppend((), state, True, (), StorageAppendDone(0, 0, 0), note)
             self.world.cluster.append_asked(self.node_id, mark, 0)
-            self.store.reset(note.index, note.term)
+            self.store.reset(note.index, note.term, note.membership)
             self.world.cluster.append_durable(self.node_id, [mark])
             if not self.world.calm and self.random.random() < self.world.profile.snapshots.crash_at_step:
                 self.world.counts["crashes_after_reset"] += 1

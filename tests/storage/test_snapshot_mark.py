@@ -7,7 +7,7 @@ import random
 import pytest
 
 from raft.core.errors import InvariantViolation, StorageError
-from raft.core.types import HardState
+from raft.core.types import HardState, Membership
 from raft.storage import LogStore, LostDurableData, MemoryDisk
 from raft.storage.high_water import HighWater
 from tests.storage.logs import (
@@ -165,13 +165,13 @@ def test_reset_at_start_ends_an_install_that_a_crash_interrupted(disk):
     """The state was switched, and the process died before the log had the mark."""
     filled(disk)
     log = open_log(disk)
-    log.reset(90, 4)
+    log.reset(90, 4, Membership())
     # The term was to be written with the mark: without it the log would be newer than its term.
     assert image(log) == Image((), HardState(4, 0, 90), 91, 4)
     log.close()
     again = open_log(disk)
     assert again.first_index == 91 and again.term(90) == 4
-    again.reset(90, 4)
+    again.reset(90, 4, Membership())
     assert again.first_index == 91
 
 
