@@ -62,11 +62,8 @@ from raft.storage.entry_cache import EntryCache
 from raft.storage.errors import CorruptLog
 from raft.storage.high_water import HighWater, Mark, open_high_water
 from raft.storage.log_index import PositionIndex, TermRuns, term_runs, unpack_position
-from raft.storage.membership_runs import MembershipRuns
 from raft.storage.options import LogOptions
 from raft.storage.record import (
-    FORMAT_VERSION,
-    FORMAT_VERSION_WITHOUT_MEMBERSHIP,
     FRAME_BYTES,
     Identity,
     RecordReader,
@@ -364,15 +361,9 @@ class LogStore:
         index, term, last = meta.index, meta.term, written.last_index
         commit_index = self._hard_state.commit_index
         is_held = is_snapshot_held(meta, written, commit_index)
-        membership = self._memberships.of_snapshot(meta, index if is_held else min(index, commit_index))
-        size = len(encode_snapshot_mark(SnapshotMark(0, 0, 0, 0, membership)))
-        version = FORMAT_VERSION if membership else self._needed_version
-        self._make_room(size + _DROP_BATCH_BYTES, version)
+        membership = self._memberships.replace(meta, is_held, commit_index)
+        self._make_room(len(encode_snapshot_mark(SnapshotMark(0, 0, 0, 0, membership))) + _DROP_BATCH_BYTES)
         keeps_entries = is_held and index < last
-        if is_held:
-            self._memberships.drop_below(index + 1, membership)
-        else:
-            self._memberships = MembershipRuns(index, membership)
         if keeps_entries:
             through, _ = self._segments.droppable_through(index)
             written.drop_below(index + 1, term)
@@ -408,12 +399,12 @@ class LogStore:
         size = sum([len(part.payload) + FRAME_BYTES for part in parts])
         if size > BATCH_BYTES_MAX:
             raise InvariantViolation(f"a batch of {size} bytes, at most {BATCH_BYTES_MAX}")
-        self._make_room(size, self._needed_version)
+        self._make_room(size)
         batch = self._batch + 1
         generation = self._generation
         is_segment_new = not self._offset
         if is_segment_new:
-            self._format_version = self._needed_version
+            self._format_version = self._memberships.format_version
             header = SegmentHeader(self._format_version, self._identity, generation, batch, self._chain)
             parts = [Part(RecordType.SEGMENT_HEADER, encode_segment_header(header)), *parts]
             if parts[-1].type != RecordType.HARD_STATE:
@@ -437,16 +428,11 @@ class LogStore:
         state = self._synced_state
         self._high_water.write(Mark(self._batch, state.term, state.voted_for))
 
-    @property
-    def _needed_version(self) -> int:
-        """Of a segment that is begun now: what older programs can read, as long as it can be so."""
-        return FORMAT_VERSION_WITHOUT_MEMBERSHIP if self._memberships.is_empty else FORMAT_VERSION
-
-    def _make_room(self, size: int, needed_version: int) -> None:
-        """Begin the next segment if a batch of `size` bytes has no room in this one, or this one is of an
-        older format than it needs. Raises OSError."""
+    def _make_room(self, size: int) -> None:
+        """Begin the next segment if a batch of `size` bytes has no room in this one, or if this one may not
+        hold a configuration and there is one now. Raises OSError."""
         has_room = self._offset + size <= self._options.segment_bytes
-        if not self._offset or (has_room and needed_version <= self._format_version):
+        if not self._offset or (has_room and self._format_version >= self._memberships.format_version):
             return
         generation = self._generation + 1
         if generation not in self._files:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from raft.core.membership_codec import decode_membership, encode_membership
 from raft.core.types import LogIndex, Membership, SnapshotMeta
+from raft.storage.record import FORMAT_VERSION, FORMAT_VERSION_WITHOUT_MEMBERSHIP
 
 
 class MembershipRuns:
@@ -26,9 +27,10 @@ class MembershipRuns:
         self._entries: list[tuple[LogIndex, bytes]] = []
 
     @property
-    def is_empty(self) -> bool:
-        """Whether no configuration is known."""
-        return not self._previous and not self._entries
+    def format_version(self) -> int:
+        """What a segment must have in which this is: one that older programs read, as long as they can."""
+        is_none_known = not self._previous and not self._entries
+        return FORMAT_VERSION_WITHOUT_MEMBERSHIP if is_none_known else FORMAT_VERSION
 
     def put(self, first_index: LogIndex, entries: Sequence[tuple[LogIndex, bytes]]) -> None:
         """Put the MEMBERSHIP entries of a run of entries in place of all from `first_index` on.
@@ -49,13 +51,6 @@ class MembershipRuns:
         predecessor."""
         return next((data for entry, data in reversed(self._entries) if entry <= index), self._previous)
 
-    def of_snapshot(self, meta: SnapshotMeta, known_index: LogIndex) -> bytes:
-        """Return what holds at a snapshot: what it says, or, if whoever sent it does not know, what held
-        here at `known_index`, the last entry that it is certain to include. Raises ValueError."""
-        if meta.membership == Membership():
-            return self.at(known_index)
-        return encode_membership(meta.membership)
-
     def drop_below(self, first_index: LogIndex, previous: bytes = b"") -> bytes:
         """Forget the entries below `first_index`; return what holds right before it.
 
@@ -73,6 +68,24 @@ class MembershipRuns:
         self._previous_index = first_index - 1
         self._previous = previous or known or self._previous
         return self._previous
+
+    def replace(self, meta: SnapshotMeta, is_held: bool, commit_index: LogIndex) -> bytes:
+        """Let a snapshot stand for the log up to its index, and, unless the log holds that entry, for all of
+        it; return what holds there.
+
+        That is what the snapshot says. If it says nothing, for it comes from an older program, it is the last
+        that is certain to have held before it. Raises ValueError as `drop_below` does, and if what the
+        snapshot says cannot be written.
+        """
+        if meta.membership != Membership():
+            previous = encode_membership(meta.membership)
+        else:
+            previous = self.at(meta.index if is_held else min(meta.index, commit_index))
+        if is_held:
+            return self.drop_below(meta.index + 1, previous)
+        self._entries.clear()
+        self._previous_index, self._previous = meta.index, previous
+        return previous
 
     def decoded(self) -> list[tuple[LogIndex, Membership]]:
         """Return (index, configuration), oldest first."""
