@@ -9,12 +9,14 @@ from typing import NamedTuple
 import pytest
 
 from raft.core.errors import Compacted
+from raft.core.membership_codec import encode_membership
 from raft.core.ready import StorageAppend, StorageAppendDone
 from raft.core.types import Entry, EntryKind, HardState, Membership, SnapshotMeta
 from raft.storage import Disk, Identity, LogOptions, LogStore, MemoryDisk
 
 IDENTITY = Identity(cluster_id=0xC1, node_id=0xA1, incarnation=0x1234_5678_9ABC_DEF0)
 DIRECTORY = "/log"
+UNKNOWN = Membership()
 SMALL = LogOptions(segment_bytes=1024, cache_bytes_max=400, record_bytes_target=200, prepare_bytes=300)
 """Everything happens early: rotation, a full cache, blocks of more than one record."""
 
@@ -26,6 +28,16 @@ class Image(NamedTuple):
     hard_state: HardState
     first_index: int = 1
     previous_term: int = 0
+    memberships: tuple[tuple[int, Membership], ...] = ()
+
+
+def voters(*ids: int) -> Membership:
+    return Membership(frozenset(ids))
+
+
+def change(index: int, term: int, membership: Membership) -> Entry:
+    """A MEMBERSHIP entry."""
+    return Entry(index, term, EntryKind.MEMBERSHIP, encode_membership(membership))
 
 
 def make_entries(first: int, count: int, term: int = 1, size: int = 10) -> list[Entry]:
@@ -41,11 +53,12 @@ def make_append(
     *,
     must_sync: bool = True,
     snapshot: tuple[int, int] | None = None,
+    membership: Membership = UNKNOWN,
 ) -> StorageAppend:
-    """`snapshot`: (index, term)."""
+    """`snapshot`: (index, term). `membership` is its."""
     last = entries[-1] if entries else None
     done = StorageAppendDone(last.term if last else 0, last.index if last else 0, last.term if last else 0)
-    meta = SnapshotMeta(*snapshot, Membership()) if snapshot else None
+    meta = SnapshotMeta(*snapshot, membership) if snapshot else None
     return StorageAppend(entries, hard_state, must_sync, (), done, meta)
 
 
@@ -76,7 +89,7 @@ def image(log: LogStore) -> Image:
     for below in (lambda: log.term(first - 2), lambda: log.entries(first - 1, last + 1, 1)):
         with pytest.raises(Compacted):
             below()
-    return Image(whole, log.hard_state, first, terms[0])
+    return Image(whole, log.hard_state, first, terms[0], tuple(log.memberships()))
 
 
 def files(disk: MemoryDisk, directory: str = DIRECTORY) -> dict[str, bytes]:

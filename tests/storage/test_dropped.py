@@ -13,12 +13,13 @@ from collections.abc import Callable
 import pytest
 
 from raft.core.errors import StorageError
-from raft.core.types import HardState
+from raft.core.types import Entry, HardState
 from raft.storage import CorruptLog, LogStore, LostDurableData, MemoryDisk, MissingSegment, WrongSegment
 from tests.storage.logs import (
     DIRECTORY,
     SMALL,
     Image,
+    change,
     clone,
     compact,
     files,
@@ -27,24 +28,31 @@ from tests.storage.logs import (
     make_entries,
     open_log,
     segment_names,
+    voters,
     write,
 )
 
 Step = Callable[[LogStore], None]
 
 
+def entries_of(first: int, count: int, term: int, size: int = 60) -> list[Entry]:
+    """From the twentieth on, every fifth is a configuration. The log has the older format before."""
+    return [
+        change(entry.index, term, voters(entry.index, term)) if entry.index in range(20, 119, 5) else entry
+        for entry in make_entries(first, count, term, size)
+    ]
+
+
 def append(count: int, term: int, commit: int, size: int = 60, vote: int = 0) -> Step:
     def step(log: LogStore) -> None:
         first = log.last_index + 1
-        write(log, make_append(make_entries(first, count, term, size), HardState(term, vote, commit)))
+        write(log, make_append(entries_of(first, count, term, size), HardState(term, vote, commit)))
 
     return step
 
 
 def replace(first: int, count: int, term: int, commit: int) -> Step:
-    return lambda log: write(
-        log, make_append(make_entries(first, count, term, 60), HardState(term, 0, commit))
-    )
+    return lambda log: write(log, make_append(entries_of(first, count, term), HardState(term, 0, commit)))
 
 
 def drop(index: int) -> Step:
@@ -57,7 +65,12 @@ def drop(index: int) -> Step:
 
 
 def snapshot(index: int, log_term: int, term: int) -> Step:
-    return lambda log: write(log, make_append((), HardState(term, 0, index), snapshot=(index, log_term)))
+    """Where there is an entry, its configuration."""
+    membership = voters(index, log_term)
+    return lambda log: write(
+        log,
+        make_append((), HardState(term, 0, index), snapshot=(index, log_term), membership=membership),
+    )
 
 
 STEPS: list[Step] = [
@@ -122,6 +135,9 @@ def open_or_refuse(disk: MemoryDisk) -> LogStore | StorageError:
 def test_every_step_is_there_after_a_restart_and_a_power_cut(history):
     seen = {value.first_index for value in history.images}
     assert len(seen) > 4 and 41 in seen and 101 in seen
+    known = [value.memberships for value in history.images]
+    assert len(set(known)) > 9 and () in known
+    assert any(value and value[0][0] % 5 for value in known), "one that was dropped"
     for disk, expected in zip(history.disks, history.images, strict=True):
         again = clone(disk)
         again.crash(random.Random(1))

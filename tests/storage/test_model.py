@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from raft.core.errors import StorageError
-from raft.core.types import Entry, HardState
+from raft.core.membership_codec import decode_membership
+from raft.core.types import Entry, EntryKind, HardState, Membership
 from raft.storage import LogOptions, LogStore, MemoryDisk
-from tests.storage.logs import image, make_append, make_entries, open_log
+from tests.storage.logs import UNKNOWN, change, image, make_append, make_entries, open_log, voters
 
 OPTIONS = LogOptions(segment_bytes=2048, cache_bytes_max=300, record_bytes_target=150, prepare_bytes=700)
 
@@ -31,6 +32,14 @@ class LogModel(RuleBasedStateMachine):
         """Entry i stands at i - 1; those below `first` are only remembered here."""
         self.term, self.vote, self.commit = 1, 0, 0
         self.first, self.previous_term = 1, 0
+        self.base: tuple[int, Membership] = (0, UNKNOWN)
+        """What the last snapshot brought, and where. Entries above it may say something newer."""
+
+    def membership_at(self, index: int) -> Membership:
+        """What holds there, UNKNOWN if the log never heard of any."""
+        above = self.entries[self.base[0] : index]
+        changes = [entry for entry in above if entry.kind == EntryKind.MEMBERSHIP]
+        return decode_membership(changes[-1].data) if changes else self.base[1]
 
     def draw_appends(self, data: st.DataObject):
         """Appends as a core would ask for them, and the model after them."""
@@ -46,6 +55,11 @@ class LogModel(RuleBasedStateMachine):
             first = data.draw(st.integers(self.commit + 1, len(entries) + 1))
             count = data.draw(st.integers(0, 6))
             new = make_entries(first, count, term, data.draw(st.sampled_from([10, 60, 400])))
+            for place in data.draw(st.sets(st.integers(0, 5), max_size=2)):
+                if place < count:
+                    new[place] = change(
+                        first + place, term, voters(first + place, data.draw(st.integers(1, 3)))
+                    )
             if new:
                 entries[first - 1 :] = new
             appends.append(make_append(new, state))
@@ -152,13 +166,19 @@ class LogModel(RuleBasedStateMachine):
         raised = max(self.term, term)
         vote = self.vote if raised == self.term else 0
         state = HardState(raised, vote, max(self.commit, index))
-        return make_append((), state, snapshot=(index, term)), (entries, raised, vote, index + 1, term)
+        held = self.membership_at(index if is_held else min(index, self.log.hard_state.commit_index))
+        given = UNKNOWN
+        if data.draw(st.booleans()):
+            given = held if is_held and held != UNKNOWN else voters(index, data.draw(st.integers(1, 3)))
+        base = (index, held if given == UNKNOWN else given)
+        append = make_append((), state, snapshot=(index, term), membership=given)
+        return append, (entries, raised, vote, index + 1, term, base)
 
     def term_at(self, index: int) -> int:
         return self.previous_term if index == self.first - 1 else self.entries[index - 1].term
 
     def take_snapshot(self, after) -> None:
-        self.entries, self.term, self.vote, self.first, self.previous_term = after
+        self.entries, self.term, self.vote, self.first, self.previous_term, self.base = after
         self.commit = max(self.commit, self.first - 1)
 
     @rule(data=st.data())
@@ -177,12 +197,15 @@ class LogModel(RuleBasedStateMachine):
         except StorageError:
             self.restart(data.draw(st.none() | st.integers(0, 99)))
             term = self.log.hard_state.term
-            found = (list(image(self.log).entries), max(term, 1), self.log.first_index)
-            entries, raised, _, first, _ = after
-            if found == (entries[first - 1 :], raised, first):
+            first_index = self.log.first_index
+            base = dict(self.log.memberships()).get(first_index - 1, UNKNOWN)
+            found = (list(image(self.log).entries), max(term, 1), first_index, base)
+            entries, raised, _, first, _, (_, membership) = after
+            if found == (entries[first - 1 :], raised, first, membership):
                 self.take_snapshot(after)
             else:
-                assert found == (self.entries[self.first - 1 :], self.term, self.first)
+                before = self.membership_at(self.first - 1)
+                assert found == (self.entries[self.first - 1 :], self.term, self.first, before)
         else:
             self.log.publish(append)
             self.take_snapshot(after)
@@ -205,6 +228,13 @@ class LogModel(RuleBasedStateMachine):
         if spans:
             assert (spans[0].first_index, spans[-1].last_index) == (self.first, len(self.entries))
             assert all(a.last_index + 1 == b.first_index for a, b in pairwise(spans))
+        known = [(self.first - 1, self.membership_at(self.first - 1))]
+        known += [
+            (entry.index, decode_membership(entry.data))
+            for entry in self.entries[self.first - 1 :]
+            if entry.kind == EntryKind.MEMBERSHIP
+        ]
+        assert self.log.memberships() == [one for one in known if one[1] != UNKNOWN]
         state = self.log.hard_state
         assert (max(state.term, 1), state.voted_for) == (self.term, self.vote)
         assert state.commit_index <= self.commit <= len(self.entries)
