@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -28,6 +29,26 @@ def address_of(url: str) -> str:
         raise ValueError(f"bad URL {url!r}: nothing may follow the port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{port}"
+
+
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
+
+
+def check_address(address: str) -> None:
+    """Raise ValueError unless `address`, which somebody else claims to be his, is host:port and nothing more.
+
+    Narrower than what a user may write in a URL: names and numbers only, and a port that can be dialled.
+    """
+    host, _, port = address.rpartition(":")
+    is_port = port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535
+    if not _HOST.fullmatch(host) or not is_port:
+        raise ValueError(f"bad address {address!r}: it must be host:port")
+
+
+def target_of(address: str) -> str:
+    """Return what to give gRPC for host:port. It takes what stands before the first colon for the name of a
+    scheme if it knows one: of "unix:2380" it would open a file."""
+    return f"dns:///{address}"
 
 
 def check_can_listen(address: str) -> None:

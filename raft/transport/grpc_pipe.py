@@ -21,17 +21,19 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import grpc
 import grpc.aio
 
-from raft.core.errors import RaftError
+from raft.core.errors import MemberRemoved, RaftError
 from raft.core.types import NodeId
 from raft.transport import codec
+from raft.transport.address import target_of
 from raft.transport.handshake import Call, Context, Greeter, StreamFailed, reason_of
 from raft.transport.interface import IdentityRefused, Pipe, PipeBroken, TransportHandler
-from raft.transport.options import PIPE_PATH, Peer, TransportOptions
+from raft.transport.options import PIPE_PATH, TransportOptions
+from raft.transport.peers import Peer
 from raft.transport.pipe import CLOSED, PIPE_END_TIMEOUT_S, PIPES_PER_MEMBER_MAX, Inbox, check_frame
 
 logger = logging.getLogger(__name__)
@@ -121,12 +123,22 @@ class GrpcPipe:
 class _Dialled:
     """A call that this member has made, from before the handshake on."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, node_id: NodeId, channel: grpc.aio.Channel) -> None:
+        self.node_id = node_id
         self.channel = channel
         self.call: Call = channel.stream_stream(PIPE_PATH, None, None)(None)
-        self.greeting: asyncio.Task[None] | None = None
+        self.greeting: asyncio.Task[int] | None = None
         """Until there is a connection, a call that is cancelled does not wake who waits for it."""
         self.pipe: GrpcPipe | None = None
+        self.cause = STOPPED
+
+    def break_(self, cause: str) -> None:
+        self.cause = cause
+        if self.pipe is not None:
+            self.pipe.inbox.break_(cause)
+        elif self.greeting is not None:
+            self.greeting.cancel()
+        self.call.cancel()
 
 
 class PipeDialler:
@@ -147,8 +159,9 @@ class PipeDialler:
         turn = self._address_turns.get(peer.node_id, 0)
         self._address_turns[peer.node_id] = turn + 1
         address = peer.addresses[turn % len(peer.addresses)]
-        async with grpc.aio.insecure_channel(address, options=self._options.client_arguments()) as channel:
-            dialled = _Dialled(channel)
+        arguments = self._options.client_arguments()
+        async with grpc.aio.insecure_channel(target_of(address), options=arguments) as channel:
+            dialled = _Dialled(peer.node_id, channel)
             self._open.add(dialled)
             try:
                 await self._greet(dialled, peer, address, handler)
@@ -162,18 +175,22 @@ class PipeDialler:
                 if dialled.pipe is not None:
                     await dialled.pipe.close()
 
+    def forget(self, node_id: NodeId, cause: str) -> None:
+        """Break every pipe to `node_id`."""
+        self._address_turns.pop(node_id, None)
+        for dialled in self._open:
+            if dialled.node_id == node_id:
+                dialled.break_(cause)
+
     async def stop(self) -> None:
         """Break every pipe, and make no more."""
         self._stopped = True
         for dialled in list(self._open):
-            if dialled.pipe is not None:
-                dialled.pipe.inbox.break_(STOPPED)
-            elif dialled.greeting is not None:
-                dialled.greeting.cancel()
-                await asyncio.wait([dialled.greeting])
-            dialled.call.cancel()
+            dialled.break_(STOPPED)
             if dialled.pipe is not None:
                 await dialled.pipe.close()
+            elif dialled.greeting is not None:
+                await asyncio.wait([dialled.greeting])
             await dialled.channel.close(None)
 
     async def _greet(self, dialled: _Dialled, peer: Peer, address: str, handler: TransportHandler) -> None:
@@ -181,9 +198,9 @@ class PipeDialler:
         greet = self._greeter.greet(dialled.call, peer, address)
         dialled.greeting = asyncio.create_task(greet, name=f"raft pipe greets {peer.node_id:x}")
         try:
-            await dialled.greeting
-        except (StreamFailed, IdentityRefused) as error:
-            # An identity that is refused is fatal, but the stream of messages finds that out as well.
+            incarnation = await dialled.greeting
+        except (StreamFailed, IdentityRefused, MemberRemoved) as error:
+            # The last two are fatal, but the stream of messages finds that out as well.
             raise PipeBroken(f"no pipe to {peer}: {error}") from error
         except GRPC_ERRORS as error:
             raise PipeBroken(f"no pipe to {peer}: {address}: {reason_of(error)}") from error
@@ -193,7 +210,8 @@ class PipeDialler:
         except asyncio.CancelledError:
             if _cancels() > cancels:
                 raise
-            raise PipeBroken(f"no pipe to {peer}: {STOPPED}") from None
+            raise PipeBroken(f"no pipe to {peer}: {dialled.cause}") from None
+        handler.on_greeted(peer.node_id, incarnation)
 
 
 async def _end(pipe: GrpcPipe, call: Call) -> None:
@@ -206,9 +224,15 @@ async def _end(pipe: GrpcPipe, call: Call) -> None:
         logger.debug("a pipe that has ended was cut off: %s", error)
 
 
-class _Served(NamedTuple):
-    run_id: int
-    task: asyncio.Task[Any]
+class _Served:
+    def __init__(self, run_id: int, task: asyncio.Task[Any]) -> None:
+        self.run_id = run_id
+        self.task = task
+        self.cause = "it was given up"
+
+    def end(self, cause: str) -> None:
+        self.cause = cause
+        self.task.cancel()
 
 
 class PipeServer:
@@ -227,17 +251,24 @@ class PipeServer:
         served = self._open.setdefault(hello.sender, [])
         for other in served:
             if other.run_id != hello.run_id:
-                # Of an earlier life of that member, whose end was not noticed yet.
-                other.task.cancel()
+                # Its end was not noticed yet.
+                other.end("it is of an earlier life of that member")
         if sum(other.run_id == hello.run_id for other in served) >= PIPES_PER_MEMBER_MAX:
             text = f"{PIPES_PER_MEMBER_MAX} pipes are open already, and more are not allowed"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
         served.append(own)
         try:
             await context.write(reply)
-            await _serve(hello.sender, context, handler)
+            await _serve(hello.sender, own, context, handler)
         finally:
             served.remove(own)
+            if not served:
+                self._open.pop(hello.sender, None)
+
+    def forget(self, node_id: NodeId, cause: str) -> None:
+        """Break every pipe from `node_id`."""
+        for served in self._open.get(node_id, ()):
+            served.end(cause)
 
     async def stop(self) -> None:
         """Wait until nothing is served. The calls must be over."""
@@ -246,7 +277,7 @@ class PipeServer:
             await asyncio.wait(tasks)
 
 
-async def _serve(sender: NodeId, context: Context, handler: TransportHandler) -> None:
+async def _serve(sender: NodeId, own: _Served, context: Context, handler: TransportHandler) -> None:
     pipe = GrpcPipe(context, f"from {sender:x}")
     status = grpc.StatusCode.ABORTED
     try:
@@ -261,7 +292,7 @@ async def _serve(sender: NodeId, context: Context, handler: TransportHandler) ->
             raise
         # Cancelled here, and not by gRPC: the other side must be told.
         task.uncancel()
-        cause = "it was given up"
+        cause = own.cause
     except Exception:
         logger.exception("a pipe from %x failed", sender)
         status, cause = grpc.StatusCode.INTERNAL, "it failed there"

@@ -1,18 +1,6 @@
 """Messages between members over gRPC: one server on the peer address, one stream out to each peer.
 
-A member's identity is checked where a stream begins, and never again: what the handshake says holds
-for the stream. These are the refusals, and what each means:
-
-    protocol version    Members must be upgraded together. Dialled again for ever, logged once.
-    cluster id          The peer's address belongs to another cluster. Likewise.
-    wrong receiver      The address belongs to another member of this cluster. Likewise.
-    unknown sender      Not in the receiver's configuration. Likewise.
-    incarnation         The sender's data directory is not the one that the receiver has seen under
-                        this id: its disk was wiped or replaced, and with it went its votes. Fatal to
-                        the sender, since it could vote twice in a term (trap 11 by another road).
-    superseded          Each process has a random run id. A run id that was replaced by another and
-                        then dials again belongs to a process that is alive beside its successor: two
-                        copies of one data directory. Fatal to the elder.
+Who may speak, and what each refusal means, is in admission.py; who may though it is not known, in guests.py.
 
 A second stream of the same sender always replaces the first one. With the same run id the
 first is a remnant, for a member dials only when its stream is gone. With another run id its process was
@@ -22,7 +10,11 @@ A message whose envelope does not fit the handshake is dropped and counted. A fr
 read ends the stream: what follows it cannot be trusted, and the sender begins again.
 
 Pipes (grpc_pipe.py) come in at the same address, with the same handshake and the same refusals. They
-replace nothing: neither each other nor the stream of messages.
+replace nothing: neither each other nor the stream of messages. And so do questions of one that is to join
+(join.py), without a handshake.
+
+When the membership changes, the streams of those who are peers no more end, both ways, with a status that
+says so. Who was removed dials again, is refused as removed, and so learns it.
 """
 
 from __future__ import annotations
@@ -30,34 +22,50 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from typing import Any
 
 import grpc
 import grpc.aio
 
 from raft.core.errors import RaftError
-from raft.core.messages import Message, Propose
+from raft.core.messages import Message
 from raft.core.types import NodeId
 from raft.pb import peer_pb2 as pb
 from raft.transport import codec
 from raft.transport.address import check_can_listen
+from raft.transport.admission import Admission
 from raft.transport.grpc_pipe import PipeDialler, PipeServer
+from raft.transport.guests import Guests
 from raft.transport.handshake import CheckPeer, Context, Greeter, read_greeting
 from raft.transport.interface import ListenError, Pipe, PipeBroken, TransportHandler, TransportStats
-from raft.transport.options import PIPE_PATH, STREAM_PATH, Peer, Self, TransportOptions
-from raft.transport.peer_sender import PeerSender
+from raft.transport.join import DescribeService
+from raft.transport.options import DESCRIBE_PATH, PIPE_PATH, STREAM_PATH, Self, TransportOptions
+from raft.transport.peer_sender import HANDED_BACK, PeerSender
+from raft.transport.peers import ClusterDescription, Peer
 
 logger = logging.getLogger(__name__)
 
-RUN_IDS_KEPT_MAX = 1024
-"""Replaced run ids remembered of one member: a restart each."""
+LOGGED_MAX = 1024
+"""Kinds of warnings that are not repeated. Senders may be anybody: their ids must not fill the memory."""
+
+REMOVED = "this member was removed from the cluster"
+PARTED = "it is no peer of this member any more"
 
 
-class _Inbound(NamedTuple):
-    run_id: int
-    task: asyncio.Task[Any]
+class _Inbound:
+    """A stream of another member's messages."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.task = task
+        self.cause: str | None = None
+
+    def end(self, cause: str) -> None:
+        """Have it end with a status that says `cause`."""
+        if self.cause is None:
+            self.cause = cause
+            self.task.cancel()
 
 
 class GrpcTransport:
@@ -74,22 +82,23 @@ class GrpcTransport:
         source: random.Random | None = None,
     ) -> None:
         self._own = own
-        self._peers = {peer.node_id: peer for peer in peers}
         self._listen = tuple(listen)
-        self._check_peer = check_peer
         self._options = options or TransportOptions()
         self._source = source or random.Random()
         self._stats = TransportStats()
         self._greeter = Greeter(own, self._options, self._stats, check_peer)
         self._dialler = PipeDialler(self._greeter, self._options)
         self._pipe_server = PipeServer()
+        self._guests = Guests(self._options.guest_grace_s, self._guest_came, self._forget)
+        self._admission = Admission(own, peers, self._guests, check_peer)
+        self._describe_service = DescribeService(own, self._describe)
         self._handler: TransportHandler | None = None
         self._server: grpc.aio.Server | None = None
+        self._is_stopping = False
         self._senders: dict[NodeId, PeerSender] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Of all senders, also of those that are ending."""
         self._inbound: dict[NodeId, _Inbound] = {}
-        self._run_ids: dict[NodeId, int] = {}
-        self._replaced: dict[NodeId, dict[int, None]] = {}
         self._logged: set[tuple[NodeId, str]] = set()
         self.listen_ports: list[int] = []
         """The ports in use, once started: of interest if port 0 was asked for."""
@@ -104,9 +113,13 @@ class GrpcTransport:
     async def start(self, handler: TransportHandler) -> None:
         self._handler = handler
         server = grpc.aio.server(options=self._options.server_arguments())
-        for path, serve in ((STREAM_PATH, self._serve_stream), (PIPE_PATH, self._serve_pipe)):
+        for path, method_handler in (
+            (STREAM_PATH, grpc.stream_stream_rpc_method_handler(self._serve_stream)),
+            (PIPE_PATH, grpc.stream_stream_rpc_method_handler(self._serve_pipe)),
+            (DESCRIBE_PATH, grpc.unary_unary_rpc_method_handler(self._describe_service.serve)),
+        ):
             service, method = path.strip("/").split("/")
-            methods = {method: grpc.stream_stream_rpc_method_handler(serve)}
+            methods = {method: method_handler}
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
         self._server = server
         try:
@@ -115,12 +128,36 @@ class GrpcTransport:
         finally:
             # Also after a failure: only a server that was started can be stopped, which frees its ports.
             await server.start()
-        for peer in self._peers.values():
-            sender = PeerSender(peer, self._greeter, self._options, self._stats, handler, self._source)
-            self._senders[peer.node_id] = sender
-            task = asyncio.create_task(sender.run(), name=f"raft peer {peer.node_id:x}")
-            task.add_done_callback(self._sender_ended)
-            self._tasks.append(task)
+        for peer in self._admission.peers.values():
+            self._start_sender(peer)
+
+    def set_peers(self, peers: Sequence[Peer], removed: Collection[NodeId]) -> None:
+        admission = self._admission
+        new = {peer.node_id: peer for peer in peers}
+        if self._own.node_id in new:
+            raise ValueError("a member is no peer of itself")
+        gone = [node_id for node_id in admission.peers if node_id not in new]
+        admission.peers, admission.removed = new, frozenset(removed)
+        gone += [node_id for node_id in admission.removed if node_id in self._guests]
+        for node_id in gone:
+            self._guests.remove(node_id)
+            cause = REMOVED if node_id in admission.removed else PARTED
+            self._forget(node_id)
+            self._dialler.forget(node_id, f"{node_id:x} is no member of this cluster any more")
+            self._pipe_server.forget(node_id, cause)
+            inbound = self._inbound.get(node_id)
+            if inbound is not None:
+                inbound.end(cause)
+        if self._handler is None:
+            return
+        for node_id, peer in new.items():
+            self._guests.remove(node_id)
+            sender = self._senders.get(node_id)
+            if sender is not None and sender.peer.addresses == peer.addresses:
+                sender.peer, sender.is_guest = peer, False
+            else:
+                self._end_sender(node_id)
+                self._start_sender(peer)
 
     def send(self, messages: Sequence[Message]) -> None:
         blocks = codec.BlockCache()
@@ -132,14 +169,14 @@ class GrpcTransport:
                 self._stats.dropped_no_stream += 1
             else:
                 left = sender.send(message, codec.encode_message(message, blocks))
-            if not left and isinstance(message, Propose):
+            if not left and isinstance(message, HANDED_BACK):
                 unsent.append(message)
         if unsent and self._handler is not None:
             asyncio.get_running_loop().call_soon(self._handler.on_unsent, unsent)
 
     @asynccontextmanager
     async def open_pipe(self, node_id: NodeId) -> AsyncIterator[Pipe]:
-        peer = self._peers.get(node_id)
+        peer = self._admission.peers.get(node_id) or self._guests.get(node_id)
         if peer is None:
             raise PipeBroken(f"no pipe to {node_id:x}: it is no member of this cluster")
         if self._handler is None:
@@ -148,10 +185,10 @@ class GrpcTransport:
             yield pipe
 
     async def stop(self) -> None:
+        self._is_stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
         self._senders.clear()
         await self._dialler.stop()
         if self._server is not None:
@@ -162,9 +199,39 @@ class GrpcTransport:
                 await asyncio.wait(handlers)
             await self._pipe_server.stop()
             self._server = None
+        self._guests.stop()
         self._handler = None
 
+    def _start_sender(self, peer: Peer, *, is_guest: bool = False) -> None:
+        if self._handler is None or self._is_stopping:
+            return
+        sender = PeerSender(
+            peer, self._greeter, self._options, self._stats, self._handler, self._source, is_guest=is_guest
+        )
+        self._senders[peer.node_id] = sender
+        task = asyncio.create_task(sender.run(), name=f"raft peer {peer.node_id:x}")
+        task.add_done_callback(self._sender_ended)
+        sender.task = task
+        self._tasks.add(task)
+
+    def _end_sender(self, node_id: NodeId) -> None:
+        """Let go of a sender. What it had queued is reported when its task ends."""
+        sender = self._senders.pop(node_id, None)
+        if sender is not None and sender.task is not None:
+            sender.task.cancel()
+
+    def _guest_came(self, peer: Peer) -> None:
+        logger.info("%x is not known here yet; it is answered at %s", peer.node_id, ", ".join(peer.addresses))
+        self._end_sender(peer.node_id)
+        self._start_sender(peer, is_guest=True)
+
+    def _forget(self, node_id: NodeId) -> None:
+        """It is neither peer nor guest."""
+        self._end_sender(node_id)
+        self._admission.forget(node_id)
+
     def _sender_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         if task.cancelled() or self._handler is None:
             return
         error = task.exception()
@@ -176,18 +243,27 @@ class GrpcTransport:
     async def _serve_stream(self, _: Any, context: Context) -> None:
         hello = await self._accept(context)
         if hello is not None:
-            await self._receive(hello, context)
+            with self._visit(hello):
+                await self._receive(hello, context)
 
     async def _serve_pipe(self, _: Any, context: Context) -> None:
         hello = await self._accept(context)
         if hello is not None and self._handler is not None:
-            await self._pipe_server.serve(hello, self._accepted(), context, self._handler)
+            with self._visit(hello):
+                await self._pipe_server.serve(hello, self._accepted(), context, self._handler)
+
+    def _visit(self, hello: codec.Handshake) -> AbstractContextManager[None]:
+        return nullcontext() if hello.sender in self._admission.peers else self._guests.visit(hello)
+
+    def _describe(self) -> ClusterDescription | None:
+        return None if self._handler is None else self._handler.describe_cluster()
 
     async def _accept(self, context: Context) -> codec.Handshake | None:
         """Return what the other end of a new call says of itself; None if it is refused, and told so."""
+        hello: codec.Handshake | None = None
         try:
             hello = await read_greeting(context, self._options.handshake_timeout_s)
-            refusal = self._refusal(hello)
+            refusal = self._admission.refusal(hello)
         except codec.CodecError as error:
             refusal = codec.HandshakeReply(pb.REFUSAL_MALFORMED, str(error))
         except TimeoutError:
@@ -198,45 +274,23 @@ class GrpcTransport:
             return None
         if refusal is not None:
             self._stats.refusals_sent += 1
+            if hello is not None and refusal.refusal == pb.REFUSAL_INCARNATION:
+                self._log_once(hello.sender, f"it was refused: {refusal.text}")
             await context.write(codec.encode_handshake_reply(refusal))
             return None
+        if hello is not None and self._handler is not None:
+            self._handler.on_greeted(hello.sender, hello.incarnation)
         return hello
 
     def _accepted(self) -> bytes:
         reply = codec.HandshakeReply(pb.REFUSAL_NONE, "", self._own.incarnation, self._own.run_id)
         return codec.encode_handshake_reply(reply)
 
-    def _refusal(self, hello: codec.Handshake) -> codec.HandshakeReply | None:
-        """Return why `hello` is refused; None if it is not. Raises StorageError."""
-        own = self._own
-        if hello.protocol_version != codec.PROTOCOL_VERSION:
-            text = f"this member speaks version {codec.PROTOCOL_VERSION} of the peer protocol"
-            return codec.HandshakeReply(pb.REFUSAL_PROTOCOL_VERSION, text)
-        if hello.cluster_id != own.cluster_id:
-            text = f"this member belongs to cluster {own.cluster_id:x}, not {hello.cluster_id:x}"
-            return codec.HandshakeReply(pb.REFUSAL_CLUSTER_ID, text)
-        if hello.to != own.node_id:
-            text = f"this is member {own.node_id:x}, not {hello.to:x}"
-            return codec.HandshakeReply(pb.REFUSAL_WRONG_RECEIVER, text)
-        if hello.sender not in self._peers:
-            text = f"{hello.sender:x} is no member of this cluster"
-            return codec.HandshakeReply(pb.REFUSAL_UNKNOWN_SENDER, text)
-        if hello.run_id in self._replaced.get(hello.sender, {}):
-            text = "a later process runs with a copy of the same data directory"
-            return codec.HandshakeReply(pb.REFUSAL_SUPERSEDED, text)
-        if not self._check_peer(hello.sender, hello.incarnation):
-            text = (
-                "its data directory is not the one known under its id "
-                "(wiped or replaced): remove the member and add it again"
-            )
-            self._log_once(hello.sender, f"it was refused: {text}")
-            return codec.HandshakeReply(pb.REFUSAL_INCARNATION, text)
-        return None
-
     async def _receive(self, hello: codec.Handshake, context: Context) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._replace_stream(hello.sender, _Inbound(hello.run_id, task))
+        own = _Inbound(task)
+        self._replace_stream(hello, own)
         try:
             await context.write(self._accepted())
             while isinstance(data := await context.read(), bytes):
@@ -246,30 +300,21 @@ class GrpcTransport:
             self._log_once(hello.sender, f"a frame that cannot be read: {error}")
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except asyncio.CancelledError:
-            current = self._inbound.get(hello.sender)
-            if current is not None and current.task is task:
+            if own.cause is None:
                 raise
-            # Replaced, perhaps by one that has ended already. A cancelled handler ends here only: the
-            # other side must be told.
+            # A cancelled handler ends here only: the other side must be told.
             task.uncancel()
-            await context.abort(grpc.StatusCode.ABORTED, "a newer stream took this one's place")
+            await context.abort(grpc.StatusCode.ABORTED, own.cause)
         finally:
-            current = self._inbound.get(hello.sender)
-            if current is not None and current.task is task:
+            if self._inbound.get(hello.sender) is own:
                 del self._inbound[hello.sender]
 
-    def _replace_stream(self, sender: NodeId, new: _Inbound) -> None:
-        old = self._inbound.get(sender)
-        self._inbound[sender] = new
+    def _replace_stream(self, hello: codec.Handshake, new: _Inbound) -> None:
+        old = self._inbound.get(hello.sender)
+        self._inbound[hello.sender] = new
         if old is not None:
-            old.task.cancel()
-        last_run_id = self._run_ids.get(sender)
-        self._run_ids[sender] = new.run_id
-        if last_run_id is not None and last_run_id != new.run_id:
-            replaced = self._replaced.setdefault(sender, {})
-            replaced[last_run_id] = None
-            if len(replaced) > RUN_IDS_KEPT_MAX:
-                del replaced[next(iter(replaced))]
+            old.end("a newer stream took this one's place")
+        self._admission.note_run_id(hello.sender, hello.run_id)
 
     def _take_frame(self, sender: NodeId, data: bytes) -> None:
         frame = codec.decode_frame(data)
@@ -297,7 +342,9 @@ class GrpcTransport:
         kind = (sender, text.partition(":")[0])
         if kind not in self._logged:
             self._logged.add(kind)
-            logger.warning("from %s: %s", self._peers.get(sender, f"{sender:x}"), text)
+            if len(self._logged) > LOGGED_MAX:
+                self._logged.clear()
+            logger.warning("from %s: %s", self._admission.peers.get(sender, f"{sender:x}"), text)
 
 
 def _as_raft_error(error: BaseException) -> RaftError:

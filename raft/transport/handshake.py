@@ -9,15 +9,20 @@ from typing import TypeAlias
 import grpc
 import grpc.aio
 
+from raft.core.errors import MemberRemoved
 from raft.core.types import NodeId
 from raft.pb import peer_pb2 as pb
 from raft.transport import codec
 from raft.transport.interface import IdentityRefused, TransportStats
-from raft.transport.options import Peer, Self, TransportOptions
+from raft.transport.options import Self, TransportOptions
+from raft.transport.peers import Peer
 
 CheckPeer = Callable[[NodeId, int], bool]
 """check_peer(node_id, incarnation): whether this is the incarnation known under the id. Remembers,
-durably, one that is seen for the first time. Raises StorageError."""
+durably, one that is seen for the first time. Raises StorageError.
+
+It is asked for guests too (guests.py), whose ids anybody may make up: what is remembered of an id that is no
+member's should not be durable, or be bounded apart, so that it cannot take the place of a member."""
 
 Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -44,9 +49,9 @@ class Greeter:
         self._stats = stats
         self._check_peer = check_peer
 
-    async def greet(self, call: Call, peer: Peer, address: str) -> None:
-        """Shake hands on a new call to `peer`. Raises StreamFailed, IdentityRefused, or what gRPC or
-        check_peer raise."""
+    async def greet(self, call: Call, peer: Peer, address: str) -> int:
+        """Shake hands on a new call to `peer`, and return its incarnation. Raises StreamFailed,
+        IdentityRefused, MemberRemoved, or what gRPC or check_peer raise."""
         own = self._own
         hello = codec.Handshake(
             protocol_version=codec.PROTOCOL_VERSION,
@@ -56,6 +61,7 @@ class Greeter:
             incarnation=own.incarnation,
             run_id=own.run_id,
             name=own.name,
+            addresses=own.addresses,
         )
         try:
             async with asyncio.timeout(self._options.handshake_timeout_s):
@@ -73,12 +79,18 @@ class Greeter:
             self._stats.refusals_received += 1
             if reply.refusal in _FATAL_REFUSALS:
                 raise IdentityRefused(f"{peer} refuses this member: {reply.text}")
+            if reply.refusal == pb.REFUSAL_REMOVED:
+                raise MemberRemoved(
+                    f"this member was removed from the cluster, says {peer}. To have it back, add it as "
+                    "a new one, with an empty data directory"
+                )
             raise StreamFailed(f"{address}: refused: {reply.text}")
         if not self._check_peer(peer.node_id, reply.incarnation):
             raise StreamFailed(
                 f"{address}: its data directory is not the one known under its id; "
                 "remove the member and add it again"
             )
+        return reply.incarnation
 
 
 async def read_greeting(context: Context, timeout_s: float) -> codec.Handshake:
@@ -87,6 +99,11 @@ async def read_greeting(context: Context, timeout_s: float) -> codec.Handshake:
         data = await context.read()
     if not isinstance(data, bytes):
         raise codec.CodecError("the stream ended before a handshake")
+    if len(data) > codec.HANDSHAKE_BYTES_MAX:
+        # Before it is parsed: whose it is is not known yet.
+        raise codec.CodecError(
+            f"a first frame of {len(data)} bytes; the limit is {codec.HANDSHAKE_BYTES_MAX}"
+        )
     frame = codec.decode_frame(data)
     if frame.handshake is None or frame.messages:
         raise codec.CodecError("the first frame must be a handshake alone")

@@ -9,7 +9,7 @@ All methods are called, and call back, on the event loop's thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from raft.core.errors import RaftError
 from raft.core.messages import Message
 from raft.core.types import NodeId
+from raft.transport.peers import ClusterDescription, Peer
 
 _MIB: Final = 1024 * 1024
 
@@ -105,8 +106,8 @@ class TransportHandler(Protocol):
         ...
 
     def on_unsent(self, messages: Sequence[Message]) -> None:
-        """These certainly never left this process. Only Propose is reported: whoever waits for
-        it may ask again at once, where otherwise he had to wait for a higher term."""
+        """These certainly never left this process. Only Propose and ChangeRequest are reported: whoever
+        waits for them may ask again at once, where otherwise he had to wait for a higher term."""
         ...
 
     def on_unreachable(self, node_id: NodeId) -> None:
@@ -115,6 +116,16 @@ class TransportHandler(Protocol):
 
     def on_fatal(self, error: RaftError) -> None:
         """This node must stop."""
+        ...
+
+    def on_greeted(self, node_id: NodeId, incarnation: int) -> None:
+        """A handshake with `node_id`, a peer or a guest, has succeeded, whoever dialled: this is the
+        incarnation of its data directory. Again at each new stream and pipe."""
+        ...
+
+    def describe_cluster(self) -> ClusterDescription | None:
+        """Return what this member knows of its cluster, for one that is to join; None if that is nothing
+        yet. Anybody may ask, as often as he likes, so it must be cheap."""
         ...
 
     async def serve_pipe(self, node_id: NodeId, pipe: Pipe) -> None:
@@ -139,8 +150,16 @@ class Transport(Protocol):
         within this call."""
         ...
 
+    def set_peers(self, peers: Sequence[Peer], removed: Collection[NodeId]) -> None:
+        """From now on `peers` are the other members, and `removed` the ids that are to be told so. To be
+        called whenever either has changed.
+
+        A new peer is dialled. One whose addresses have changed is dialled anew: what waited for it is
+        lost, and reported. Of one that is no peer any more every stream and pipe ends."""
+        ...
+
     def connected(self) -> frozenset[NodeId]:
-        """The members to which there is a stream now."""
+        """The members, and guests, to which there is a stream now."""
         ...
 
     def open_pipe(self, node_id: NodeId) -> AbstractAsyncContextManager[Pipe]:

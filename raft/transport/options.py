@@ -8,9 +8,11 @@ from typing import Final
 from raft.core.types import NodeId
 from raft.transport.codec import FRAME_BYTES_MAX
 from raft.transport.interface import PIPE_FRAME_BYTES_MAX
+from raft.transport.peers import Peer as Peer
 
 STREAM_PATH: Final = "/quorumlogpb.Peer/Stream"
 PIPE_PATH: Final = "/quorumlogpb.Peer/Pipe"
+DESCRIBE_PATH: Final = "/quorumlogpb.Peer/Describe"
 
 MIB: Final = 1024 * 1024
 
@@ -24,19 +26,8 @@ class Self:
     name: str
     incarnation: int
     run_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Another member."""
-
-    node_id: NodeId
-    name: str
-    addresses: tuple[str, ...]
-    """host:port; tried in turn."""
-
-    def __str__(self) -> str:
-        return f"{self.name or 'member'} ({self.node_id:x})"
+    addresses: tuple[str, ...] = ()
+    """host:port; where a member that does not know this one yet can dial it to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +56,9 @@ class TransportOptions:
     gone without a word (a pulled cable, a crashed host)."""
 
     keepalive_timeout_s: float = 2.0
+
+    guest_grace_s: float = 5.0
+    """For how long a guest may be without a stream to this member before it is forgotten."""
 
     streams_per_connection_max: int = 16
     """A member needs one: its stream of messages has a connection to itself, and so has each pipe."""

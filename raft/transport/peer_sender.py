@@ -18,12 +18,15 @@ from typing import NamedTuple
 import grpc
 import grpc.aio
 
-from raft.core.messages import AppendEntries, Message, Propose
+from raft.core.errors import MemberRemoved
+from raft.core.messages import AppendEntries, ChangeRequest, Message, Propose
 from raft.transport import codec
+from raft.transport.address import target_of
 from raft.transport.backoff import Backoff
 from raft.transport.handshake import Call, Greeter, StreamFailed, Unreachable, reason_of, status_of
 from raft.transport.interface import IdentityRefused, TransportHandler, TransportStats
-from raft.transport.options import STREAM_PATH, Peer, TransportOptions
+from raft.transport.options import STREAM_PATH, TransportOptions
+from raft.transport.peers import Peer
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +34,14 @@ UNREACHABLE_QUIET_MAX = 5
 """Attempts in a row without an answer before one is logged: half a second, at the default pauses."""
 
 
+HANDED_BACK = (Propose, ChangeRequest)
+"""What is reported by on_unsent."""
+
+
 class _Queued(NamedTuple):
     data: bytes
     message: Message | None
-    """Kept for a Propose alone, which is handed back if it never left."""
+    """Kept only of those that are handed back if they never left."""
 
 
 class PeerSender:
@@ -48,8 +55,13 @@ class PeerSender:
         stats: TransportStats,
         handler: TransportHandler,
         source: random.Random,
+        *,
+        is_guest: bool = False,
     ) -> None:
         self.peer = peer
+        self.is_guest = is_guest
+        """Whether nobody vouches for who is at its addresses: then nothing that is said there is fatal."""
+        self.task: asyncio.Task[None] | None = None
         self._greeter = greeter
         self._options = options
         self._stats = stats
@@ -90,7 +102,7 @@ class PeerSender:
             if isinstance(message, AppendEntries):
                 asyncio.get_running_loop().call_soon(self._handler.on_unreachable, self.peer.node_id)
             return False
-        self._queue.append(_Queued(data, message if isinstance(message, Propose) else None))
+        self._queue.append(_Queued(data, message if isinstance(message, HANDED_BACK) else None))
         self._queue_bytes += len(data)
         self._wakeup.set()
         return True
@@ -102,9 +114,11 @@ class PeerSender:
                 await self._one_stream()
             except StreamFailed as failure:
                 self._note_failure(failure)
-            except IdentityRefused as error:
-                self._handler.on_fatal(error)
-                return
+            except (IdentityRefused, MemberRemoved) as error:
+                if not self.is_guest:
+                    self._handler.on_fatal(error)
+                    return
+                self._note_failure(StreamFailed(str(error)))
             await asyncio.sleep(self._backoff.next_s())
 
     async def _one_stream(self) -> None:
@@ -113,10 +127,11 @@ class PeerSender:
         self._address_turn += 1
         arguments = self._options.client_arguments()
         self._was_live = False
-        async with grpc.aio.insecure_channel(address, options=arguments) as channel:
+        async with grpc.aio.insecure_channel(target_of(address), options=arguments) as channel:
             call: Call = channel.stream_stream(STREAM_PATH, None, None)(None)
             try:
-                await self._greeter.greet(call, self.peer, address)
+                incarnation = await self._greeter.greet(call, self.peer, address)
+                self._handler.on_greeted(self.peer.node_id, incarnation)
                 await self._pump(call)
             except (grpc.RpcError, asyncio.InvalidStateError) as error:
                 kind = StreamFailed if self._was_live else Unreachable
@@ -196,4 +211,6 @@ class PeerSender:
         text = str(failure)
         if text != self._last_failure:
             self._last_failure = text
-            logger.warning("no stream to %s: %s", self.peer, text)
+            # Anybody may be a guest, as often as he likes.
+            level = logging.INFO if self.is_guest else logging.WARNING
+            logger.log(level, "no stream to %s: %s", self.peer, text)

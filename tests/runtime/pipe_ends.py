@@ -15,7 +15,8 @@ from raft.core.types import NodeId
 from raft.transport.grpc_transport import GrpcTransport
 from raft.transport.interface import Pipe, PipeBroken, Transport
 from raft.transport.memory import MemoryNetwork
-from raft.transport.options import Peer, Self, TransportOptions
+from raft.transport.options import Self, TransportOptions
+from raft.transport.peers import ClusterDescription, Peer
 
 from .cluster import free_ports, until
 
@@ -47,6 +48,8 @@ class Handler:
         """"returned", "cancelled", or the text of what was raised."""
         self.messages: list[m.Message] = []
         self.fatal: list[RaftError] = []
+        self.greeted: list[tuple[NodeId, int]] = []
+        self.description: ClusterDescription | None = None
 
     async def serve_pipe(self, node_id: NodeId, pipe: Pipe) -> None:
         self.senders.append(node_id)
@@ -76,6 +79,12 @@ class Handler:
 
     def on_fatal(self, error: RaftError) -> None:
         self.fatal.append(error)
+
+    def on_greeted(self, node_id: NodeId, incarnation: int) -> None:
+        self.greeted.append((node_id, incarnation))
+
+    def describe_cluster(self) -> ClusterDescription | None:
+        return self.description
 
 
 class End:

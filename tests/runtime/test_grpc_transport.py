@@ -19,7 +19,8 @@ from raft.pb import peer_pb2 as pb
 from raft.transport import codec
 from raft.transport.grpc_transport import GrpcTransport
 from raft.transport.interface import PIPE_FRAME_BYTES_MAX, IdentityRefused, ListenError
-from raft.transport.options import STREAM_PATH, Peer, Self, TransportOptions
+from raft.transport.options import STREAM_PATH, Self, TransportOptions
+from raft.transport.peers import ClusterDescription, Peer
 
 from .cluster import free_ports, until
 
@@ -41,6 +42,8 @@ class Handler:
         self.unsent: list[m.Message] = []
         self.unreachable: list[NodeId] = []
         self.fatal: list[RaftError] = []
+        self.greeted: list[tuple[NodeId, int]] = []
+        self.description: ClusterDescription | None = None
 
     def on_messages(self, messages: Sequence[m.Message]) -> None:
         self.messages.extend(messages)
@@ -53,6 +56,12 @@ class Handler:
 
     def on_fatal(self, error: RaftError) -> None:
         self.fatal.append(error)
+
+    def on_greeted(self, node_id: NodeId, incarnation: int) -> None:
+        self.greeted.append((node_id, incarnation))
+
+    def describe_cluster(self) -> ClusterDescription | None:
+        return self.description
 
 
 class End:

@@ -11,6 +11,7 @@ from raft.core import messages as m
 from raft.core.errors import RaftError
 from raft.core.types import NodeId
 from raft.transport.memory import DROP, MemoryNetwork, MemoryTransport
+from raft.transport.peers import ClusterDescription
 
 from .cluster import until
 
@@ -21,6 +22,9 @@ class Handler:
         self.batches: list[int] = []
         self.unsent: list[m.Message] = []
         self.unreachable: list[NodeId] = []
+        self.fatal: list[RaftError] = []
+        self.greeted: list[tuple[NodeId, int]] = []
+        self.description: ClusterDescription | None = None
 
     def on_messages(self, messages: Sequence[m.Message]) -> None:
         self.messages.extend(messages)
@@ -33,7 +37,13 @@ class Handler:
         self.unreachable.append(node_id)
 
     def on_fatal(self, error: RaftError) -> None:
-        raise AssertionError(error)
+        self.fatal.append(error)
+
+    def on_greeted(self, node_id: NodeId, incarnation: int) -> None:
+        self.greeted.append((node_id, incarnation))
+
+    def describe_cluster(self) -> ClusterDescription | None:
+        return self.description
 
 
 async def join(network: MemoryNetwork, node_id: NodeId) -> tuple[MemoryTransport, Handler]:

@@ -144,7 +144,7 @@ async def test_strangers_are_refused_as_for_messages(start: Start, ports: dict[N
     other = await start(1, ports, cluster_id=CLUSTER + 1)
     assert "refused: this member belongs to cluster 4d, not 4e" in await refusal(other)
     nobody = await start(3, {**ports, 3: free_ports(1)[0]}, dialled={2: [ports[2]]}, name="n3")
-    b.grpc._peers.pop(3)
+    b.grpc._admission.peers.pop(3)
     assert "refused: 3 is no member of this cluster" in await refusal(nobody)
     assert not b.handler.senders and not other.handler.fatal and not nobody.handler.fatal
 
@@ -180,7 +180,7 @@ async def test_a_disk_that_fails_at_the_handshake_is_fatal_there(
     failing.check_fails = StorageError("no space left")
     dialler = a.grpc._dialler
     with pytest.raises(PipeBroken):
-        async with dialler.open(a.grpc._peers[2], a.handler):
+        async with dialler.open(a.grpc._admission.peers[2], a.handler):
             pytest.fail("it was accepted")
     await until(lambda: failing.handler.fatal, "the failure is reported")
     assert failing.handler.fatal == [failing.check_fails]
