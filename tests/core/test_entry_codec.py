@@ -79,3 +79,14 @@ def test_a_block_cut_at_every_byte() -> None:
 def test_what_must_not_reach_a_disk(entries: list[Entry]) -> None:
     with pytest.raises(ValueError):
         encode_entries(entries)
+
+
+@given(runs())
+@settings(max_examples=200, deadline=None)
+def test_who_writes_and_who_scans_knows_the_configurations(entries: list[Entry]) -> None:
+    """Whatever they hold: what is no configuration is for the caller to refuse."""
+    written: list[tuple[int, bytes]] = [(0, b"before")]
+    block = encode_entries(entries, written)
+    expected = [(entry.index, entry.data) for entry in entries if entry.kind == EntryKind.MEMBERSHIP]
+    assert written == [(0, b"before"), *expected]
+    assert scan_entries(memoryview(block)).memberships == expected

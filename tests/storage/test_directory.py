@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from raft.core.errors import RaftError, StorageError
+from raft.core.membership_codec import DETAILS_BYTES_MAX, MEMBERS_MAX
+from raft.core.types import Membership
 from raft.storage import (
     CorruptIdentity,
     DataDirectory,
@@ -115,7 +117,7 @@ def test_a_log_without_an_identity_was_damaged():
         first_start(disk)
 
 
-@pytest.mark.parametrize("name", ["identity.json", "peers.json"])
+@pytest.mark.parametrize("name", ["identity.json", "peers.json", "removed.json"])
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -176,6 +178,8 @@ def test_fields_that_are_wrong_behind_a_right_checksum():
         ("members", {"a1": {"name": 1, "peer_urls": []}}),
         ("members", {"a1": {"name": "n1", "peer_urls": [1]}}),
         ("members", None),
+        ("joined", 1),
+        ("joined", "true"),
     ):
         content = {k: v for k, v in good.items() if k not in ("format", "crc32")}
         directory_module.write_json(disk, PATH, "identity.json", {**content, field: value})
@@ -310,3 +314,118 @@ def test_a_path_that_is_a_file(tmp_path: Path):
     with pytest.raises(StorageError, match="cannot be opened"):
         open_real(tmp_path / "data")
     assert (tmp_path / "data").read_text() == "mine"
+
+
+def test_what_is_being_installed_is_noted_with_its_configuration():
+    disk = MemoryDisk()
+    opened = first_start(disk)
+    assert opened.installing() is None
+    membership = Membership(frozenset({0xA1, 1 << 63}), details=((0xA1, b"\0\xff"),), removed=(7, 5))
+    for index, noted in ((3, membership), (4, Membership(frozenset({1}))), (5, Membership())):
+        opened.note_installing(index, 2, noted)
+        disk.crash(random.Random(0))
+        assert first_start(disk).installing() == (index, 2, noted)
+    opened.forget_installing()
+    opened.forget_installing()
+    disk.crash(random.Random(0))
+    assert first_start(disk).installing() is None
+
+
+def test_the_note_of_an_older_program_has_no_configuration():
+    disk = MemoryDisk()
+    opened = first_start(disk)
+    directory_module.write_json(disk, PATH, "installing.json", {"index": 7, "term": 3})
+    assert opened.installing() == (7, 3, Membership())
+    opened.note_installing(8, 3)
+    assert opened.installing() == (8, 3, Membership())
+    content = json.loads(disk.content(f"{PATH}/installing.json"))
+    assert "membership" not in content, "an older program can read it"
+
+
+@pytest.mark.parametrize("membership", ["", "xy", "01", 7, None, [], "0" * 40])
+@pytest.mark.parametrize("field", ["membership", "index", "term"])
+def test_a_note_that_is_wrong_behind_a_right_checksum(membership, field):
+    disk = MemoryDisk()
+    opened = first_start(disk)
+    content = {"index": 7, "term": 3, field: membership}
+    directory_module.write_json(disk, PATH, "installing.json", content)
+    if (field, membership) in (("membership", None), ("index", 7), ("term", 7)):
+        assert opened.installing() is not None
+        return
+    with pytest.raises(CorruptIdentity, match=r"installing.json.*missing or wrong"):
+        opened.installing()
+
+
+def test_the_largest_configuration_can_be_noted():
+    disk = MemoryDisk()
+    opened = first_start(disk)
+    members = range(1, MEMBERS_MAX + 1)
+    details = tuple((node_id, bytes(DETAILS_BYTES_MAX)) for node_id in members)
+    membership = Membership(frozenset(members), details=details)
+    opened.note_installing(1, 1, membership)
+    assert opened.installing() == (1, 1, membership)
+
+
+def test_a_member_that_was_removed_knows_it_for_ever():
+    disk = MemoryDisk()
+    opened = first_start(disk)
+    assert not opened.is_removed
+    opened.note_removed()
+    assert opened.is_removed
+    before = disk.operations
+    opened.note_removed()
+    assert disk.operations == before
+    disk.crash(random.Random(0))
+    assert first_start(disk).is_removed
+
+
+def test_a_removal_that_could_not_be_noted():
+    for step in itertools.count():
+        disk = MemoryDisk()
+        opened = first_start(disk)
+        disk.fail_next("any", skip=step)
+        try:
+            opened.note_removed()
+        except StorageError as error:
+            assert f"{PATH}/removed.json" in str(error) and not opened.is_removed
+            disk.crash(random.Random(step))
+            first_start(disk).note_removed()
+            assert first_start(disk).is_removed
+        else:
+            break
+    assert step > 3
+
+
+@pytest.mark.parametrize("content", [{}, {"node_id": "a2"}, {"node_id": 0xA1}])
+def test_the_removal_of_another_member_is_not_ours(content):
+    disk = MemoryDisk()
+    first_start(disk)
+    directory_module.write_json(disk, PATH, "removed.json", content)
+    with pytest.raises(CorruptIdentity, match=r"removed.json.*this member"):
+        first_start(disk)
+
+
+def join(disk: MemoryDisk, node_id: int = 0xB7) -> DataDirectory:
+    return DataDirectory.open(
+        PATH, cluster_id=0xC1, node_id=node_id, members=MEMBERS, is_joining=True, disk=disk
+    )
+
+
+def test_a_member_that_joined_has_the_initial_members_and_is_none_of_them():
+    disk = MemoryDisk()
+    opened = join(disk)
+    assert opened.is_joined and opened.members == MEMBERS and 0xB7 not in opened.members
+    disk.crash(random.Random(0))
+    for again in (join(disk), DataDirectory.open(PATH, disk=disk)):
+        assert again.is_joined and again.members == MEMBERS
+        assert again.identity == opened.identity
+    with pytest.raises(ValueError, match="none of those"):
+        join(MemoryDisk(), node_id=0xA1)
+
+
+def test_a_member_of_the_first_start_did_not_join():
+    disk = MemoryDisk()
+    assert not first_start(disk).is_joined
+    assert "joined" not in json.loads(disk.content(f"{PATH}/identity.json")), "as older programs wrote it"
+    again = DataDirectory.open(PATH, node_id=0xA1, is_joining=True, disk=disk)
+    assert not again.is_joined
