@@ -170,6 +170,14 @@ class Machine:
     def run_id(self) -> int:
         return self._config.run_id
 
+    @property
+    def transfer_target(self) -> NodeId:
+        """To whom this node is handing leadership over; NO_NODE if it is not."""
+        leadership = self._leadership
+        if leadership is None or leadership.transfer is None:
+            return NO_NODE
+        return leadership.transfer.target
+
     def status(self) -> Status:
         peers = []
         if self._leadership is not None:
@@ -189,9 +197,7 @@ class Machine:
             last_index=self.log.last_index,
             stable_index=self.log.stable_index,
             peers=peers,
-            transfer_target=self._leadership.transfer.target
-            if self._leadership is not None and self._leadership.transfer is not None
-            else NO_NODE,
+            transfer_target=self.transfer_target,
         )
 
     def _send(self, message: Message) -> None:

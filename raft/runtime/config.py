@@ -33,11 +33,20 @@ class NodeConfig:
     refuse a peer that has another."""
 
     members: Mapping[NodeId, InitialMember]
-    """All members, this one included, by id: name and URLs (http://host:port). Kept in the data
-    directory when that is made; later the ids must be the same."""
+    """The members with which the cluster began, by id: name and URLs (http://host:port). Kept in the data
+    directory when that is made; later the ids must be the same. This one is among them, unless it joined."""
+
+    name: str = ""
+    """Own name, for people. If left out, that in `members`."""
+
+    peer_urls: tuple[str, ...] = ()
+    """Where the other members reach this one. If left out, those in `members`."""
 
     listen_peer_urls: tuple[str, ...] = ()
     """Where to listen for peers. If left out, the own `peer_urls`."""
+
+    learners_max: int = 1
+    """Learners that the group may have at a time."""
 
     tick_interval_s: float = 0.05
     """Length of the core's unit of time, and the grain of every deadline."""
@@ -97,14 +106,18 @@ class NodeConfig:
         faults = []
         if self.node_id == NO_NODE or NO_NODE in self.members:
             faults.append("0 is not a node id")
-        if self.node_id not in self.members:
-            faults.append("node_id is not among the members")
+        if self.node_id not in self.members and not self.peer_urls:
+            faults.append("node_id is not among the members, and no peer_urls are given")
         if not self.data_dir:
             faults.append("data_dir is empty")
         for member in self.members.values():
             if not member.peer_urls:
                 faults.append(f"member {member.name} has no peer URL")
-        for url in (*self.listen_peer_urls, *(u for x in self.members.values() for u in x.peer_urls)):
+        for url in (
+            *self.listen_peer_urls,
+            *self.peer_urls,
+            *(u for x in self.members.values() for u in x.peer_urls),
+        ):
             try:
                 address_of(url)
             except ValueError as error:
@@ -125,6 +138,7 @@ class NodeConfig:
             "proposal_batch_max",
             "proposal_batch_bytes_max",
             "reads_waiting_max",
+            "learners_max",
             "command_bytes_max",
             "log_bytes_max",
             "snapshot_bytes_per_s_max",
@@ -142,6 +156,16 @@ class NodeConfig:
         if faults:
             raise ConfigError(faults)
 
+    @property
+    def own_name(self) -> str:
+        own = self.members.get(self.node_id)
+        return self.name or (own.name if own is not None else "")
+
+    @property
+    def own_peer_urls(self) -> tuple[str, ...]:
+        own = self.members.get(self.node_id)
+        return self.peer_urls or (own.peer_urls if own is not None else ())
+
     def log_options(self) -> LogOptions:
         """The log's settings. Raises ConfigError."""
         return LogOptions(segment_bytes=self.log_segment_bytes)
@@ -154,4 +178,5 @@ class NodeConfig:
             election_timeout_ticks=self.election_timeout_ticks,
             heartbeat_ticks=self.heartbeat_ticks,
             command_bytes_max=self.command_bytes_max + ORIGIN_BYTES,
+            learners_max=self.learners_max,
         )

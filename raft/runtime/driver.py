@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol, cast
 
@@ -34,15 +34,17 @@ from raft.core.errors import (
     ProposalTooLarge,
     RaftError,
 )
-from raft.core.messages import Message, Propose, StateRequest
+from raft.core.messages import ChangeRequest, Message, Propose, StateRequest
 from raft.core.raft import Raft
-from raft.core.ready import Ready, StorageAppend
-from raft.core.types import LogIndex, LogReader, Membership, NodeId
+from raft.core.ready import Ready, Role, StorageAppend
+from raft.core.types import NO_NODE, LogIndex, LogReader, MembershipChange, NodeId
 from raft.runtime.applier import Applier
 from raft.runtime.config import NodeConfig
 from raft.runtime.deadlines import Deadlines
+from raft.runtime.group import Group
 from raft.runtime.installer import InstallNotes
 from raft.runtime.log_writer import LogWriter, WritableLog
+from raft.runtime.members import Members
 from raft.runtime.proposals import Proposals
 from raft.runtime.reads import Barrier, Reads
 from raft.runtime.snapshots import Snapshots, can_snapshot
@@ -50,6 +52,7 @@ from raft.runtime.state_machine import SnapshotMachine, StateMachine
 from raft.runtime.stats import NodeStats
 from raft.runtime.worker import Worker
 from raft.transport.interface import Pipe, PipeBroken, Transport
+from raft.transport.peers import ClusterDescription
 
 logger = logging.getLogger(__name__)
 
@@ -86,12 +89,15 @@ class Driver:
         flush_worker: Worker,
         snapshot_worker: Worker,
         notes: InstallNotes,
-        membership: Membership,
+        members: Members,
+        incarnations: Callable[[], Mapping[NodeId, int]],
+        application_note: bytes,
         is_state_lost: bool,
         fatal: Callable[[BaseException], None],
     ) -> None:
-        """`is_state_lost`: the log is whole, and the state must come from another member first.
-        `fatal` is told of the first error after which this node must not go on."""
+        """`incarnations`, `application_note`: see Group. `is_state_lost`: the log is whole, the state must
+        come from another member first. `fatal` is told of the first error after which this node must not go
+        on."""
         self._loop = loop = asyncio.get_running_loop()
         self._config = config
         self._core = core
@@ -126,10 +132,19 @@ class Driver:
             failed=self._fail,
             stats=stats,
         )
+        self.group = Group(
+            config=config,
+            core=core,
+            members=members,
+            transport=transport,
+            incarnations=incarnations,
+            application_note=application_note,
+            failed=self._fail,
+        )
         self.snapshots: Snapshots | None = None
         if can_snapshot(machine):
             self.snapshots = self._make_snapshots(
-                cast(SnapshotMachine, machine), is_state_lost, notes, membership, snapshot_worker
+                cast(SnapshotMachine, machine), is_state_lost, notes, snapshot_worker
             )
         # The inbox
         self._messages: deque[Message] = deque()
@@ -150,7 +165,6 @@ class Driver:
         machine: SnapshotMachine,
         is_lost: bool,
         notes: InstallNotes,
-        membership: Membership,
         worker: Worker,
     ) -> Snapshots:
         return Snapshots(
@@ -163,7 +177,7 @@ class Driver:
             proposals=self.proposals,
             writer=self.writer,
             notes=notes,
-            membership=membership,
+            others=lambda: self.group.members.others,
             transport=self._transport,
             worker=worker,
             stats=self.stats,
@@ -178,6 +192,7 @@ class Driver:
             return
         self._next_tick_s = self._loop.time() + self._config.tick_interval_s
         self._tick_timer = self._loop.call_at(self._next_tick_s, self._on_tick)
+        self.group.start()
         self._compact()
         self.wake()
 
@@ -203,6 +218,21 @@ class Driver:
         self.wake()
         return barrier
 
+    def change_membership(self, change: MembershipChange, timeout_s: float) -> asyncio.Future[None]:
+        future = self.group.change(change, self._loop.time() + timeout_s)
+        self.wake()
+        return future
+
+    @property
+    def own_leadership(self) -> NodeId:
+        """The own id if this node leads, else NO_NODE."""
+        return self._core.node_id if self._core.role is Role.LEADER else NO_NODE
+
+    def transfer(self, target: NodeId) -> asyncio.Future[None]:
+        future = self.group.transfer(target)
+        self.wake()
+        return future
+
     def wait_applied(self, index: LogIndex) -> Barrier:
         if self.snapshots is not None and self.snapshots.is_lost:
             index = max(index, self.snapshots.needed_index)
@@ -223,6 +253,12 @@ class Driver:
 
     def on_fatal(self, error: RaftError) -> None:
         self._fail(error)
+
+    def on_greeted(self, node_id: NodeId, incarnation: int) -> None:
+        """The data directory has remembered it when the handshake was checked."""
+
+    def describe_cluster(self) -> ClusterDescription | None:
+        return None if self._stopped else self.group.described()
 
     async def serve_pipe(self, node_id: NodeId, pipe: Pipe) -> None:
         if self.snapshots is None or self._stopped:
@@ -280,6 +316,10 @@ class Driver:
         if self.snapshots is not None:
             self.snapshots.tick()
         self._turn()
+        if not self._stopped:
+            self.group.tick(now_s)
+            if self._core.has_ready():
+                self.wake()
         if self._stopped:
             return
         # After the turn: a result that had arrived before the deadline counts.
@@ -345,6 +385,8 @@ class Driver:
         for message in unsent:
             if isinstance(message, Propose):
                 self.proposals.dropped(message.ticket, DropReason.NOT_LEADER)
+            elif isinstance(message, ChangeRequest):
+                self.group.unsent(message.ticket)
         return replies
 
     def _finish(self, append: StorageAppend, outgoing: list[Message]) -> None:
@@ -352,6 +394,7 @@ class Driver:
         self._log.publish(append)
         if append.snapshot is not None:
             self._core.snapshot_installed(append.snapshot)
+            self.group.skipped(append.snapshot.index)
         self._core.append_done(append.done)
         outgoing.extend(append.replies)
         if append.snapshot is not None and self.snapshots is not None:
@@ -403,11 +446,16 @@ class Driver:
             else:
                 logger.error("member %x needs a snapshot, and this state machine makes none", node_id)
         if ready.apply is not None:
+            self.group.committed(ready.apply.entries)
             self.applier.submit(ready.apply.entries)
         for state in ready.reads:
             self.reads.confirmed(state, self._core.applied_index)
         for dropped in ready.dropped:
             self.proposals.dropped(dropped.ticket, dropped.reason)
+        for answer in ready.changes:
+            self.group.answered(answer)
+        if ready.membership is not None:
+            self.group.viewed(ready.membership)
         if ready.soft_state is not None:
             role, leader, term = ready.soft_state
             logger.info(
@@ -417,6 +465,7 @@ class Driver:
                 f"{leader:x}" if leader else "not known",
             )
             self.proposals.retry_backlog()
+            self.group.soft_state(ready.soft_state)
             self.wake()
 
     def _apply(self) -> None:

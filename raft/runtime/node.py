@@ -20,16 +20,27 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from raft.core.errors import ConfigError, InvariantViolation, ProposalTooLarge, Stopping, StorageError
+from raft.core.errors import (
+    ConfigError,
+    InvariantViolation,
+    MemberRemoved,
+    ProposalTooLarge,
+    RaftError,
+    Stopping,
+    StorageError,
+)
 from raft.core.raft import Raft
 from raft.core.ready import Role
-from raft.core.types import LogIndex, Membership, NodeId, Term
+from raft.core.types import NO_NODE, LogIndex, NodeId, Term
 from raft.runtime.config import NodeConfig
 from raft.runtime.driver import Driver
+from raft.runtime.group import REMOVED_TEXT
+from raft.runtime.member_operations import MemberOperations, checked_timeout
+from raft.runtime.members import Members, initial_membership
 from raft.runtime.snapshots import can_snapshot
 from raft.runtime.state_machine import StateMachine
 from raft.runtime.stats import NodeStats
@@ -43,9 +54,6 @@ from raft.transport.grpc_transport import GrpcTransport
 from raft.transport.interface import Transport, TransportStats
 
 logger = logging.getLogger(__name__)
-
-TIMEOUT_S_MAX = 86_400.0
-"""Of a proposal or a read: a day. What waits for ever is a leak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +86,13 @@ class _Parts:
     log_worker: Worker
     flush_worker: Worker
     snapshot_worker: Worker
+    application_note: bytes
     log: LogStore | None = None
     core: Raft | None = None
     transport: Transport | None = None
 
 
-class Node:
+class Node(MemberOperations):
     """Made by `start`. All methods are called on the event loop's thread."""
 
     def __init__(self, config: NodeConfig, parts: _Parts) -> None:
@@ -96,6 +105,7 @@ class Node:
         self._fatal: BaseException | None = None
         self._committed_at_start: LogIndex = 0
         self._is_state_lost = False
+        self._members: Members | None = None
         self._stopping = False
         self._ended = asyncio.Event()
         self._end_task: asyncio.Task[None] | None = None
@@ -109,16 +119,19 @@ class Node:
         directory: DataDirectory | None = None,
         transport: Transport | None = None,
         make_worker: Callable[[str], Worker] = ThreadWorker,
+        application_note: bytes = b"",
     ) -> Self:
         """Open the data directory, listen, and begin to take part.
 
         `directory`: one that the caller has opened (and closes after `stop`), so that its lock
         also guards his state machine's files; if left out the node opens `config.data_dir`. `transport`:
-        another network than gRPC. The state machine belongs to the node from here on: it is closed by it,
-        also if this raises.
+        another network than gRPC. `application_note`: told to members that are to join, who get it with
+        the description of the cluster. The state machine belongs to the node from here on: it is closed by
+        it, also if this raises.
 
         Raises ConfigError, StorageError (see raft.storage.errors: each names the file and what to
-        do), ListenError. Returns at once, whether or not there is a leader yet.
+        do), ListenError, MemberRemoved if this member was told so before. Returns at once, whether or not
+        there is a leader yet.
         """
         try:
             owns_directory = directory is None
@@ -139,10 +152,13 @@ class Node:
             make_worker(f"raft log {config.node_id:x}"),
             make_worker(f"raft flush {config.node_id:x}"),
             make_worker(f"raft snapshot {config.node_id:x}"),
+            application_note,
         )
         node = cls(config, parts)
         try:
             _check_directory(config, directory)
+            if directory.is_removed:
+                raise MemberRemoved(REMOVED_TEXT)
             await node._open_log()
             parts.transport = transport or node._grpc_transport()
             node._driver = node._make_driver()
@@ -171,7 +187,7 @@ class Node:
             raise ProposalTooLarge(
                 f"a command of {len(command)} bytes; the limit is {self.config.command_bytes_max}"
             )
-        return self._running().propose(command, _checked(timeout_s))
+        return self._running().propose(command, checked_timeout(timeout_s))
 
     async def read_barrier(self, *, timeout_s: float) -> None:
         """Return once the state machine has applied everything that was committed when this was
@@ -179,7 +195,7 @@ class Node:
 
         Raises NoQuorum at the deadline, Overloaded, Stopping.
         """
-        await self._running().read(_checked(timeout_s))
+        await self._running().read(checked_timeout(timeout_s))
 
     async def wait_replayed(self) -> None:
         """Return once the state machine has all that this node's own disk says is committed.
@@ -271,7 +287,16 @@ class Node:
         if self._fatal is None:
             self._fatal = error
             logger.error("this node stops: %s", error)
+            if isinstance(error, MemberRemoved):
+                self._note_removed()
         self._begin_end()
+
+    def _note_removed(self) -> None:
+        try:
+            self._parts.directory.note_removed()
+        except StorageError as error:
+            # It will be told again.
+            logger.warning("that this member was removed could not be noted: %s", error)
 
     async def _end(self) -> None:
         try:
@@ -279,6 +304,7 @@ class Node:
             if self._fatal is None:
                 driver.proposals.fail_waiting()
                 await self._drain(driver)
+                await self._hand_over(driver)
             driver.stop()
             driver.proposals.fail_all()
             driver.reads.fail_all()
@@ -289,6 +315,16 @@ class Node:
                 self._fatal = error
         finally:
             self._ended.set()
+
+    async def _hand_over(self, driver: Driver) -> None:
+        """Let another member lead at once, where the others would wait for an election timeout."""
+        if self._fatal is not None or not driver.group.can_hand_over:
+            return
+        try:
+            async with asyncio.timeout(self.config.election_timeout_ticks * self.config.tick_interval_s):
+                await driver.transfer(NO_NODE)
+        except (RaftError, TimeoutError) as error:
+            logger.info("leadership was not handed over: %s", str(error) or "it took too long")
 
     async def _drain(self, driver: Driver) -> None:
         """Wait for proposals and reads that are on their way, within limits."""
@@ -368,7 +404,7 @@ class Node:
         self._is_state_lost = getattr(parts.machine, "is_lost", False) or applied_index < log.first_index - 1
         if self._is_state_lost:
             applied_index = 0
-            if not can_snapshot(parts.machine) or len(directory.members) < 2:
+            if not can_snapshot(parts.machine) or not self._has_others(log):
                 raise StorageError(
                     f"the state is lost, and the log in {directory.log_path}, which begins at entry "
                     f"{log.first_index}, cannot tell all of it. What to do: nobody else can, in a cluster of "
@@ -379,34 +415,49 @@ class Node:
                 self.config.core_config(self.run_id),
                 log=log,
                 hard_state=log.hard_state,
-                membership=Membership(voters=frozenset(directory.members)),
+                membership=initial_membership(directory.members),
                 applied_index=applied_index,
                 random=random.Random(secrets.randbits(64)),
             )
         except InvariantViolation as error:
             raise StorageError(f"the log in {directory.log_path} contradicts itself: {error}") from error
         self._committed_at_start = parts.core.commit_index
+        self._members = Members(self.config.node_id, directory.members, parts.core.membership)
+
+    def _has_others(self, log: LogStore) -> bool:
+        known = log.memberships()
+        membership = known[-1][1] if known else initial_membership(self._parts.directory.members)
+        return bool(membership.members - {self.config.node_id})
 
     def _grpc_transport(self) -> GrpcTransport:
         config, identity = self.config, self._parts.directory.identity
         own = transport_options.Self(
             cluster_id=identity.cluster_id,
             node_id=identity.node_id,
-            name=config.members[config.node_id].name,
+            name=config.own_name,
             incarnation=identity.incarnation,
             run_id=self.run_id,
+            addresses=tuple(map(address_of, config.own_peer_urls)),
         )
-        peers = [
-            transport_options.Peer(i, member.name, tuple(map(address_of, member.peer_urls)))
-            for i, member in config.members.items()
-            if i != config.node_id
-        ]
-        listen = config.listen_peer_urls or config.members[config.node_id].peer_urls
+        peers, _ = self._made_members().peers(NO_NODE)
+        listen = config.listen_peer_urls or config.own_peer_urls
         return GrpcTransport(
             own, peers, [address_of(url) for url in listen], self._check_peer, options=config.transport
         )
 
+    def _made_members(self) -> Members:
+        if self._members is None:
+            raise InvariantViolation("members before a core")
+        return self._members
+
+    def _seen_incarnations(self) -> Mapping[NodeId, int]:
+        directory = self._parts.directory
+        return {**directory.incarnations, directory.identity.node_id: directory.identity.incarnation}
+
     def _check_peer(self, node_id: NodeId, incarnation: int) -> bool:
+        known = self._made_members().known_incarnation(node_id)
+        if known and known != incarnation:
+            return False
         try:
             self._parts.directory.remember_incarnation(node_id, incarnation)
         except (IncarnationMismatch, TooManyPeers, ValueError):
@@ -427,7 +478,9 @@ class Node:
             flush_worker=parts.flush_worker,
             snapshot_worker=parts.snapshot_worker,
             notes=parts.directory,
-            membership=Membership(voters=frozenset(parts.directory.members)),
+            members=self._made_members(),
+            incarnations=self._seen_incarnations,
+            application_note=parts.application_note,
             is_state_lost=self._is_state_lost,
             fatal=self._on_fatal,
         )
@@ -446,12 +499,6 @@ class Node:
         if self._stopping:
             raise Stopping("this node is shutting down")
         return self._made_driver()
-
-
-def _checked(timeout_s: float) -> float:
-    if not 0 < timeout_s <= TIMEOUT_S_MAX:
-        raise ValueError(f"timeout_s is {timeout_s}; it must be positive, and at most {TIMEOUT_S_MAX}")
-    return timeout_s
 
 
 def _check_directory(config: NodeConfig, directory: DataDirectory) -> None:

@@ -81,7 +81,7 @@ class SnapshotSender:
         machine: SnapshotMachine,
         *,
         log: LogReader,
-        membership: Membership,
+        membership_at: Callable[[LogIndex], Membership],
         config: NodeConfig,
         transport: Transport,
         stats: NodeStats,
@@ -94,7 +94,7 @@ class SnapshotSender:
         index the member says that it has everything, or 0 after a failure, and then only after a pause."""
         self._machine = machine
         self._log = log
-        self._membership = membership
+        self._membership_at = membership_at
         self._config = config
         self._transport = transport
         self._stats = stats
@@ -194,7 +194,7 @@ class SnapshotSender:
         except (Compacted, Unavailable):
             return None  # this node is just being given a snapshot itself
         source = self._machine.open_snapshot()
-        meta = SnapshotMeta(source.index, term, self._membership)
+        meta = SnapshotMeta(source.index, term, self._membership_at(source.index))
         held = self._held[node_id] = _Held(source, meta, now_s + self._config.snapshot_keep_s)
         return held
 

@@ -8,12 +8,12 @@ lacks nothing. So this member asks: the leader first, then the others in turn, u
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from raft.core.messages import StateRequest
 from raft.core.raft import Raft
-from raft.core.types import NO_NODE, LogIndex, LogReader, Membership, NodeId
+from raft.core.types import NO_NODE, LogIndex, LogReader, NodeId
 from raft.runtime.applier import Applier
 from raft.runtime.config import NodeConfig
 from raft.runtime.installer import Installer, InstallNotes
@@ -52,7 +52,7 @@ class Snapshots:
         proposals: Proposals,
         writer: LogWriter,
         notes: InstallNotes,
-        membership: Membership,
+        others: Callable[[], Sequence[NodeId]],
         transport: Transport,
         worker: Worker,
         stats: NodeStats,
@@ -60,7 +60,7 @@ class Snapshots:
         installed: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        """See Installer, and Driver."""
+        """See Installer, and Driver. `others` says who else is a member."""
         self._core = core
         self._transport = transport
         self._wake = wake
@@ -85,14 +85,14 @@ class Snapshots:
         self._sender = SnapshotSender(
             machine,
             log=core.log,
-            membership=membership,
+            membership_at=core.membership_at,
             config=config,
             transport=transport,
             stats=stats,
             is_lost=lambda: self.is_lost,
             ended=self._ended,
         )
-        self._others = sorted(membership.members - {core.node_id})
+        self._others = others
         self._ask_turn = 0
         self._ask_in_ticks = 0
         # Bound here, since the driver calls them in each turn.
@@ -119,7 +119,10 @@ class Snapshots:
         if not self.is_lost or self._installer.is_busy or self._receiver.is_receiving:
             return
         self._ask_in_ticks -= 1
-        if self._ask_in_ticks > 0 or not self._others:
+        if self._ask_in_ticks > 0:
+            return
+        others = self._others()
+        if not others:
             return
         self._ask_in_ticks = ASK_TICKS
         leader = self._core.leader
@@ -128,7 +131,7 @@ class Snapshots:
         if turn % 2 == 0 and leader not in (NO_NODE, self._core.node_id):
             whom = leader
         else:
-            whom = self._others[turn // 2 % len(self._others)]
+            whom = others[turn // 2 % len(others)]
         if turn == 0:
             logger.warning("the state here is lost: asking the other members for one")
         request = StateRequest(self._core.node_id, whom, self._core.term, self.needed_index)
@@ -136,7 +139,7 @@ class Snapshots:
 
     def asked(self, request: StateRequest) -> None:
         """Another member has lost its state."""
-        if request.to == self._core.node_id and request.sender in self._others:
+        if request.to == self._core.node_id and request.sender in self._others():
             self._sender.want(request.sender, request.index)
 
     def stop(self) -> None:

@@ -1,0 +1,140 @@
+"""What a user asks of a node about its members. Part of Node's interface."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from raft.core.errors import ChangeRefusal, ChangeRefused, TransferFailed
+from raft.core.types import NO_NODE, MembershipChange, NodeId
+from raft.runtime.driver import Driver
+from raft.runtime.members import MemberInfo, check_peer_urls, encode_details
+
+TIMEOUT_S_MAX = 86_400.0
+"""Of a proposal, a read or a change: a day. What waits for ever is a leak."""
+
+
+def checked_timeout(timeout_s: float) -> float:
+    """Return `timeout_s`. Raises ValueError."""
+    if not 0 < timeout_s <= TIMEOUT_S_MAX:
+        raise ValueError(f"timeout_s is {timeout_s}; it must be positive, and at most {TIMEOUT_S_MAX}")
+    return timeout_s
+
+
+class MemberOperations:
+    """A change can be asked of any member: the leader makes it. It returns when the change is committed,
+    known here, and the joint configuration that it may have led through is left.
+
+    All raise ChangeRefused, with the reason, and NotLeader if no leader was found in time: then nothing was
+    changed; Stopping; OutcomeUnknown when the deadline came first: see `members` then, and
+    repeat only what did not happen.
+
+    `is_strict`: refuse what would leave the voters without a majority of such as are heard from.
+    """
+
+    def _running(self) -> Driver:
+        raise NotImplementedError
+
+    def _made_driver(self) -> Driver:
+        raise NotImplementedError
+
+    @property
+    def members(self) -> Mapping[NodeId, MemberInfo]:
+        """The members by id, by the last committed configuration that is known here. Not linearizable: see
+        `read_barrier`. Raises Stopping before the start is done."""
+        return self._made_driver().group.members.committed
+
+    @property
+    def is_learner(self) -> bool:
+        """Whether this member has no vote: also one that has just joined, and does not know of it yet.
+        Cheap. Raises Stopping before the start is done."""
+        return self._made_driver().group.members.is_learner
+
+    async def add_member(
+        self,
+        node_id: NodeId,
+        peer_urls: Iterable[str],
+        *,
+        is_learner: bool = False,
+        is_strict: bool = True,
+        timeout_s: float,
+    ) -> None:
+        """Add a member with an id that never was one's, as a voter or a learner. A voter counts from now on,
+        whether or not it runs. Raises ValueError for bad URLs."""
+        ids = frozenset({node_id})
+        await self._change(
+            MembershipChange(
+                voters=frozenset() if is_learner else ids,
+                learners=ids if is_learner else frozenset(),
+                details=((node_id, encode_details(peer_urls)),),
+                is_strict=is_strict,
+            ),
+            timeout_s,
+        )
+
+    async def remove_member(self, node_id: NodeId, *, is_strict: bool = True, timeout_s: float) -> None:
+        """Remove a member, for good. The leader too: it hands over when that is committed."""
+        change = MembershipChange(removes=frozenset({node_id}), is_strict=is_strict)
+        await self._change(change, timeout_s)
+
+    async def promote_member(self, node_id: NodeId, *, is_strict: bool = True, timeout_s: float) -> None:
+        """Make a learner a voter. Refused as LEARNER_BEHIND until it has caught up."""
+        self._known(node_id)
+        change = MembershipChange(voters=frozenset({node_id}), is_strict=is_strict)
+        await self._change(change, timeout_s)
+
+    async def update_member(self, node_id: NodeId, peer_urls: Iterable[str], *, timeout_s: float) -> None:
+        """Let the others reach a member under other URLs. Raises ValueError for bad ones."""
+        info = self._known(node_id)
+        urls = check_peer_urls(peer_urls)
+        if urls == info.peer_urls:
+            return
+        details = ((node_id, encode_details(urls, info.incarnation)),)
+        await self._change(MembershipChange(details=details), timeout_s)
+
+    async def replace_member(
+        self,
+        old_id: NodeId,
+        node_id: NodeId,
+        peer_urls: Iterable[str],
+        *,
+        is_strict: bool = True,
+        timeout_s: float,
+    ) -> None:
+        """Remove a voter and add another, in one change: never is the group smaller or larger by one."""
+        await self._change(
+            MembershipChange(
+                voters=frozenset({node_id}),
+                removes=frozenset({old_id}),
+                details=((node_id, encode_details(peer_urls)),),
+                is_strict=is_strict,
+            ),
+            timeout_s,
+        )
+
+    async def transfer_leadership(self, target: NodeId = NO_NODE, *, timeout_s: float) -> None:
+        """Hand leadership over to `target`, or to the fittest voter; return when it leads.
+
+        Only at the leader. Raises NotLeader elsewhere, TransferFailed, Stopping. What is proposed meanwhile
+        waits. Nothing is done if `target` leads already.
+        """
+        checked_timeout(timeout_s)
+        driver = self._running()
+        if target != NO_NODE and target == driver.own_leadership:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await driver.transfer(target)
+        except TimeoutError:
+            raise TransferFailed("the deadline came first; the target may yet take over") from None
+
+    async def _change(self, change: MembershipChange, timeout_s: float) -> None:
+        await self._running().change_membership(change, checked_timeout(timeout_s))
+
+    def _known(self, node_id: NodeId) -> MemberInfo:
+        # By what is committed. Whoever was a member once is one still, or the core knows that it was removed:
+        # so an id from here cannot be taken for that of a newcomer.
+        info = self.members.get(node_id)
+        if info is None:
+            raise ChangeRefused(ChangeRefusal.UNKNOWN_MEMBER, node_id)
+        return info
