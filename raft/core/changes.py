@@ -19,6 +19,8 @@ from raft.core.types import NO_NODE, Membership, MembershipChange, NodeId
 def changed(current: Membership, change: MembershipChange, learners_max: int) -> Membership:
     """Return the configuration to be appended for `change`. Raises ChangeRefused."""
     if change.leaves:
+        if change.voters or change.learners or change.removes or change.details:
+            raise ChangeRefused(ChangeRefusal.MALFORMED)
         if not current.is_joint:
             raise ChangeRefused(ChangeRefusal.NOT_JOINT)
         return left(current)

@@ -150,19 +150,18 @@ class Leadership:
             Inflights(config.inflight_messages_max, config.inflight_bytes_max),
             self._ticks,
         )
-        # A chance until the second check: it has not been asked anything yet (etcd does the same).
-        progress.is_active = True
+        progress.trust()
         return progress
 
     def heard(self) -> frozenset[NodeId]:
         """Return who answered within the last one to two election timeouts, this member included."""
-        answered = {member for member, p in self.progress.items() if p.is_active or p.was_active}
+        answered = {member for member, p in self.progress.items() if p.was_heard_lately}
         return frozenset(answered | {self._config.node_id})
 
     def is_caught_up(self, learner: NodeId) -> bool:
         """Whether a learner may become a voter without holding up the commits (dissertation 4.2.1)."""
         progress = self.progress[learner]
-        return (progress.is_active or progress.was_active) and progress.is_caught_up(
+        return progress.was_heard_lately and progress.is_caught_up(
             self._ticks, self._config.election_timeout_ticks
         )
 
@@ -285,7 +284,7 @@ class Leadership:
         progress = self.progress.get(reply.sender)
         if progress is None:
             return
-        progress.is_active = True
+        progress.heard()
         log = self._log
         if not reply.rejected:
             if progress.flow is Flow.SNAPSHOT and reply.match_index + 1 >= log.first_index:
@@ -360,7 +359,7 @@ class Leadership:
         progress = self.progress.get(reply.sender)
         if progress is None:
             return
-        progress.is_active = True
+        progress.heard()
         progress.paused = False
         if progress.flow is Flow.PROBE or progress.match_index < self._log.last_index:
             # Everything under way may have been lost: an empty append finds out.

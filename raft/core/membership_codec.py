@@ -45,10 +45,9 @@ def encode_membership(membership: Membership) -> bytes:
     if len(membership.members) > MEMBERS_MAX or len(membership.removed) > REMOVED_MAX:
         raise ValueError(f"{len(membership.members)} members, {len(membership.removed)} removed: too many")
     counts = [len(list(group)) for group in groups]
-    parts = [
-        _HEAD.pack(VERSION, _AUTO_LEAVE if membership.auto_leave else 0, *counts, len(membership.details))
-    ]
+    flags = _AUTO_LEAVE if membership.auto_leave else 0
     try:
+        parts = [_HEAD.pack(VERSION, flags, *counts, len(membership.details))]
         parts += [struct.pack(f"<{count}Q", *group) for count, group in zip(counts, groups, strict=True)]
         for node_id, data in membership.details:
             if len(data) > DETAILS_BYTES_MAX:
@@ -102,6 +101,8 @@ def decode_membership(data: bytes | memoryview) -> Membership:
         removed=removed,
     )
     members = membership.members
+    if members and not membership.voters:
+        raise ValueError("members without voters")
     if len(members) > MEMBERS_MAX or len(removed) > REMOVED_MAX or len(set(removed)) < len(removed):
         raise ValueError("too many members, or one that was removed twice")
     if any(node_id not in members for node_id, _ in details):

@@ -42,6 +42,7 @@ class Progress:
         "flow",
         "inflights",
         "is_active",
+        "is_trusted",
         "match_index",
         "next_index",
         "paused",
@@ -66,9 +67,24 @@ class Progress:
         """Heard from since the last check-quorum."""
         self.was_active = False
         """Heard from in the election timeout before that."""
+        self.is_trusted = False
+        """Was never heard, and counts as active for once all the same: it was not asked anything before."""
         self._round_index: LogIndex = next_index - 1
         self._round_begin_ticks = now_ticks
         self._was_round_quick = False
+
+    def trust(self) -> None:
+        """Let a new member count as active until the second check-quorum (etcd does the same)."""
+        self.is_active = self.is_trusted = True
+
+    def heard(self) -> None:
+        """Note an answer, of whatever kind."""
+        self.is_active, self.is_trusted = True, False
+
+    @property
+    def was_heard_lately(self) -> bool:
+        """Whether it answered within the last one to two election timeouts."""
+        return (self.is_active or self.was_active) and not self.is_trusted
 
     def note_round(self, last_index: LogIndex, now_ticks: int, quick_ticks: int) -> None:
         """Note an acknowledgement of a learner, where the leader's log ends at `last_index`.
@@ -77,7 +93,10 @@ class Progress:
         was left after one that took less than an election timeout takes less again.
         """
         if self.match_index >= self._round_index:
-            self._was_round_quick = now_ticks - self._round_begin_ticks < quick_ticks
+            # Where it lacks nothing the next round is over as it begins: there may be no acknowledgement
+            # any more by which to see that, if nobody writes.
+            lacks_nothing = self.match_index >= last_index
+            self._was_round_quick = lacks_nothing or now_ticks - self._round_begin_ticks < quick_ticks
             self._round_index, self._round_begin_ticks = last_index, now_ticks
 
     def is_caught_up(self, now_ticks: int, quick_ticks: int) -> bool:

@@ -450,12 +450,15 @@ class Raft(Reconfiguration):
             if self._leadership is not None:
                 self._leadership.committed()
             return False
-        if self.role is Role.LEADER:
-            if meta.term == self.term:
-                raise InvariantViolation(f"leader of term {self.term} lacks its own entry {meta.index}")
-            # It was committed by a leader of a later term, of which nothing was heard yet (Figure 8).
+        if self.role is Role.LEADER and meta.term == self.term:
+            raise InvariantViolation(f"leader of term {self.term} lacks its own entry {meta.index}")
+        if self.role is not Role.FOLLOWER:
+            # A leader: it was committed by one of a later term, of which nothing was heard yet (Figure 8).
+            # A candidate: its votes were asked of the voters of another configuration. Counted in this one
+            # they could elect a second leader of the term.
             self.become_follower(self.term, NO_NODE)
-        membership = meta.membership if meta.membership.voters else self.membership_at(meta.index)
+        # One of an older program names no members: then what is certain to have held before it does.
+        membership = meta.membership if meta.membership.voters else self.membership.committed
         self.log.restore(meta.index, meta.term)
         self._configurations.restore(meta.index, membership)
         self._reconfigure()

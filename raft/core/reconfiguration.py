@@ -138,8 +138,10 @@ class Reconfiguration(Machine):
         if self.role is not Role.LEADER:
             raise NotLeader(self.leader)
         leadership = self._leading()
-        target = target or leadership.best_successor()
         transfer = leadership.transfer
+        if transfer is not None and not target:
+            return transfer.target
+        target = target or leadership.best_successor()
         if transfer is not None and transfer.target != target:
             raise TransferFailed(f"leadership is being handed over to {transfer.target:x} already")
         if target == self.node_id or target not in self._membership.voters:
@@ -162,11 +164,11 @@ class Reconfiguration(Machine):
                 self._go_on_with_change()
 
     def _has_retired(self) -> bool:
-        committed = self._configurations.committed
+        newest = self._configurations.newest
         return (
-            committed == self._configurations.newest
-            and not committed.membership.is_joint
-            and self.node_id not in committed.membership.voters
+            newest.index <= self.log.commit_index
+            and not newest.membership.is_joint
+            and self.node_id not in newest.membership.voters
         )
 
     def _step_timeout_now(self, message: TimeoutNow) -> None:

@@ -16,8 +16,26 @@ from raft.core.errors import Compacted, Unavailable
 from raft.core.membership_codec import decode_membership
 from raft.core.messages import Message
 from raft.core.raft import Raft
-from raft.core.ready import DroppedProposal, ReadState, Ready, Role, StorageAppend, StorageApply
-from raft.core.types import Entry, EntryKind, HardState, LogIndex, Membership, NodeId, Term, entry_bytes
+from raft.core.ready import (
+    ChangeAnswer,
+    DroppedProposal,
+    ReadState,
+    Ready,
+    Role,
+    StorageAppend,
+    StorageApply,
+)
+from raft.core.types import (
+    Entry,
+    EntryKind,
+    HardState,
+    LogIndex,
+    Membership,
+    NodeId,
+    SnapshotMeta,
+    Term,
+    entry_bytes,
+)
 
 ELECTION_TICKS = 10
 
@@ -82,6 +100,17 @@ class MemoryLog:
             del self.list[entries[0].index - self.first_index :]
             self.list.extend(entries)
 
+    def compact(self, index: LogIndex, membership: Membership) -> None:
+        """Forget everything through `index`, where `membership` holds."""
+        self.before_term = self.term(index)
+        del self.list[: index - self.before_index]
+        self.before_index, self.membership = index, membership
+
+    def replace(self, meta: SnapshotMeta) -> None:
+        """A snapshot stands in the place of the whole log."""
+        self.list = []
+        self.before_index, self.before_term, self.membership = meta.index, meta.term, meta.membership
+
 
 class FixedTimeout(random.Random):
     """Draws always the same election timeout, so that a test can say who campaigns first."""
@@ -120,6 +149,8 @@ class Node:
 
     def __post_init__(self) -> None:
         self.applied: list[Entry] = []
+        self.states: dict[LogIndex, list[Entry]] = {}
+        """By index: what a snapshot that came in has applied. Of one that is not here nothing is known."""
         self._boot()
 
     def _boot(self) -> None:
@@ -138,6 +169,7 @@ class Node:
         self.applies: deque[StorageApply] = deque()
         self.reads: list[ReadState] = []
         self.dropped: list[DroppedProposal] = []
+        self.changes: list[ChangeAnswer] = []
 
     @property
     def leads(self) -> bool:
@@ -152,17 +184,26 @@ class Node:
             self.applies.append(ready.apply)
         self.reads += ready.reads
         self.dropped += ready.dropped
+        self.changes += ready.changes
         return ready
 
     def _write(self, append: StorageAppend) -> None:
+        if append.snapshot is not None:
+            self.disk.replace(append.snapshot)
+            self.applied = self.states.pop(append.snapshot.index, [])
         self.disk.write(append.entries)
         if append.hard_state is not None:
             self.hard_state = append.hard_state
 
     def sync(self) -> Sequence[Message]:
         """Complete the log writer's next append. Return the replies that may leave now."""
+        if self.writes[0].snapshot is not None:
+            while self.applies:
+                self.apply()
         append = self.writes.popleft()
         self._write(append)
+        if append.snapshot is not None:
+            self.core.snapshot_installed(append.snapshot)
         self.core.append_done(append.done)
         return append.replies
 
@@ -174,6 +215,23 @@ class Node:
             self.applied.append(entry)
         self.core.apply_done(entries[-1].index)
         return entries
+
+    def compact(self, index: LogIndex) -> None:
+        """Drop the log through `index`, which is applied."""
+        assert index <= self.core.applied_index
+        self.disk.compact(index, self.core.membership_at(index))
+
+    def snapshot(self) -> SnapshotMeta:
+        """Return what a snapshot of the state machine as it is now stands for."""
+        index = self.core.applied_index
+        return SnapshotMeta(index, self.core.log.term(index), self.core.membership_at(index))
+
+    def offer(self, meta: SnapshotMeta, state: Sequence[Entry] = ()) -> bool:
+        """A snapshot came in, whose state has applied `state`."""
+        is_wanted = self.core.offer_snapshot(meta)
+        if is_wanted:
+            self.states[meta.index] = list(state)
+        return is_wanted
 
     def crash(self, surviving_writes: int = 0) -> None:
         """Lose everything but the disk, which got the first `surviving_writes` of the queue."""

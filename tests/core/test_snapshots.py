@@ -5,12 +5,10 @@ The bytes of a snapshot travel outside the core. Here a snapshot is its last pos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from raft.core.errors import Compacted, InvariantViolation
-from raft.core.messages import AppendEntries, AppendEntriesReply, HeartbeatReply, Message, RequestVoteReply
+from raft.core.messages import AppendEntries, AppendEntriesReply, HeartbeatReply, RequestVoteReply
 from raft.core.progress import Flow
 from raft.core.ready import Role
 from raft.core.types import HardState, LogIndex, SnapshotMeta, Term
@@ -24,32 +22,8 @@ def snapshot(index: LogIndex, term: Term) -> SnapshotMeta:
     return SnapshotMeta(index, term, MEMBERS)
 
 
-class Receiver(Node):
-    """A node whose log writer can put a snapshot in place, as raft.storage does."""
-
-    def _write(self, append: object) -> None:
-        meta = append.snapshot  # type: ignore[attr-defined]
-        if meta is not None:
-            self.disk.list = []
-            self.disk.before_index, self.disk.before_term = meta.index, meta.term
-        super()._write(append)  # type: ignore[arg-type]
-
-    def sync(self) -> Sequence[Message]:
-        meta = self.writes[0].snapshot
-        if meta is None:
-            return super().sync()
-        while self.applies:
-            self.apply()
-        write = self.writes.popleft()
-        self._write(write)
-        self.applied = []
-        self.core.snapshot_installed(meta)
-        self.core.append_done(write.done)
-        return write.replies
-
-
-def follower(*terms: Term, term: Term = 0, commit: LogIndex = 0) -> Receiver:
-    return Receiver(
+def follower(*terms: Term, term: Term = 0, commit: LogIndex = 0) -> Node:
+    return Node(
         1,
         MEMBERS,
         disk=MemoryLog(terms_log(*terms)),
@@ -174,7 +148,7 @@ def test_a_report_for_one_who_waits_for_none_changes_nothing() -> None:
     node.core.snapshot_finished(9)
     assert flow(node, 2) is Flow.REPLICATE
     assert not node.core.has_ready()
-    Receiver(1, MEMBERS).core.snapshot_finished(2)
+    Node(1, MEMBERS).core.snapshot_finished(2)
 
 
 # The follower
@@ -220,7 +194,7 @@ def test_a_snapshot_that_is_not_newer_than_the_commit_is_thrown_away() -> None:
 
 
 def test_a_snapshot_of_what_was_compacted_here_is_thrown_away() -> None:
-    node = Receiver(1, MEMBERS, disk=MemoryLog([], before=(5, 1)), hard_state=HardState(1, 0, 5))
+    node = Node(1, MEMBERS, disk=MemoryLog([], before=(5, 1)), hard_state=HardState(1, 0, 5))
     for index in (2, 4, 5):
         assert not node.core.offer_snapshot(snapshot(index, 1))
     assert not node.core.has_ready()
