@@ -2,7 +2,7 @@
 
 store = open_or_rebuild(path)             a state machine for raft
 context = ApiContext(store, replica)      replica: a raft.Node, or whatever fits kvstore.replica
-methods = build_methods(context, peer_urls)
+methods = build_methods(context)
 port = await GrpcDoor(methods).start("127.0.0.1:2379")
 
 The names are imported when they are first used: a program that uses kvstore.client alone must not load

@@ -10,9 +10,20 @@ may succeed later. "unknown" is never turned into "no" (trap 46). The door sends
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
-from raft import NoQuorum, NotLeader, OutcomeUnknown, Overloaded, ProposalTooLarge, RaftError, Stopping
+from raft import (
+    ChangeRefusal,
+    ChangeRefused,
+    NoQuorum,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    ProposalTooLarge,
+    RaftError,
+    Stopping,
+    TransferFailed,
+)
 
 Applied: TypeAlias = Literal["yes", "no", "unknown"]
 
@@ -65,8 +76,8 @@ def _invalid(text: str) -> Fault:
     return Fault(Code.INVALID_ARGUMENT, f"etcdserver: {text}")
 
 
-def _precondition(text: str) -> Fault:
-    return Fault(Code.FAILED_PRECONDITION, f"etcdserver: {text}")
+def _precondition(text: str, *, retryable: bool = False) -> Fault:
+    return Fault(Code.FAILED_PRECONDITION, f"etcdserver: {text}", retryable)
 
 
 def _unavailable(text: str) -> Fault:
@@ -111,7 +122,9 @@ MEMBER_EXISTS = _precondition("member ID already exist")
 PEER_URLS_EXIST = _precondition("Peer URLs already exists")
 NOT_ENOUGH_STARTED = _precondition("re-configuration failed due to not enough started members")
 MEMBER_NOT_LEARNER = _precondition("can only promote a learner member")
-LEARNER_NOT_READY = _precondition("can only promote a learner member which is in sync with leader")
+LEARNER_NOT_READY = _precondition(
+    "can only promote a learner member which is in sync with leader", retryable=True
+)
 TOO_MANY_LEARNERS = _precondition("too many learner members in cluster")
 CLUSTER_ID_MISMATCH = _precondition("cluster ID mismatch")
 ROOT_USER_MISSING = _precondition("root user does not exist")
@@ -158,6 +171,7 @@ INVALID_COMPARE_OPTION = _invalid("invalid compare option")
 RESPONSE_TOO_LARGE = Fault(
     Code.RESOURCE_EXHAUSTED, "etcdserver: response is too large, use limit or a smaller range"
 )
+TOO_MANY_MEMBERS = _precondition("too many members in cluster")
 ALARM_UNSUPPORTED = Fault(
     Code.UNIMPLEMENTED, "etcdserver: alarms can be listed here, but not activated or deactivated"
 )
@@ -167,6 +181,20 @@ INVALID_COMMAND = _invalid("the log holds a command that this version does not u
 INTERNAL = Fault(Code.INTERNAL, "etcdserver: internal error, see the log of this member")
 UNPARSABLE = Fault(Code.INTERNAL, "grpc: error unmarshalling request")
 """Whose fault it is says the text; the code is what every gRPC server answers here."""
+
+
+REFUSED_CHANGES: Final[dict[ChangeRefusal, Fault]] = {
+    ChangeRefusal.UNKNOWN_MEMBER: MEMBER_NOT_FOUND,
+    ChangeRefusal.ALREADY_MEMBER: MEMBER_EXISTS,
+    ChangeRefusal.ID_USED: MEMBER_EXISTS,
+    ChangeRefusal.NO_VOTERS: NOT_ENOUGH_STARTED,
+    ChangeRefusal.TOO_MANY_LEARNERS: TOO_MANY_LEARNERS,
+    ChangeRefusal.TOO_MANY_MEMBERS: TOO_MANY_MEMBERS,
+    ChangeRefusal.LEARNER_BEHIND: LEARNER_NOT_READY,
+    ChangeRefusal.QUORUM_AT_RISK: UNHEALTHY,
+    ChangeRefusal.MALFORMED: MEMBER_BAD_URLS,
+}
+"""What a change of the membership is refused with. The rest passes with time: "request timed out"."""
 
 
 def from_raft(error: RaftError, *, leader_known: bool) -> ApiError:
@@ -183,6 +211,10 @@ def from_raft(error: RaftError, *, leader_known: bool) -> ApiError:
         return TOO_MANY_REQUESTS.error(applied=error.applied)
     if isinstance(error, Stopping):
         return SERVER_STOPPED.error(applied=error.applied)
+    if isinstance(error, ChangeRefused):
+        return REFUSED_CHANGES.get(error.refusal, TIMEOUT).error()
+    if isinstance(error, TransferFailed):
+        return LEADER_TRANSFER_TIMEOUT.error()
     if isinstance(error, NotLeader | NoQuorum):
         return (TIMEOUT if leader_known else NO_LEADER).error(applied=error.applied)
     if error.retryable:

@@ -5,6 +5,7 @@ Handlers know this and no more, so that they run as well on a stand-in, or on an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -22,6 +23,21 @@ class ReplicaStatus(Protocol):
     def applied_index(self) -> int: ...
 
 
+class ReplicaMember(Protocol):
+    """A member of the group, as the last configuration that is committed has it."""
+
+    @property
+    def peer_urls(self) -> tuple[str, ...]: ...
+
+    @property
+    def incarnation(self) -> int:
+        """Of its data directory; 0 while none is known, so while it has never run."""
+        ...
+
+    @property
+    def is_learner(self) -> bool: ...
+
+
 class Replica(Protocol):
     @property
     def node_id(self) -> int: ...
@@ -37,6 +53,16 @@ class Replica(Protocol):
     @property
     def term(self) -> int: ...
 
+    @property
+    def is_learner(self) -> bool:
+        """Whether this member has no vote, or does not know yet that it has one. As cheap as `leader`."""
+        ...
+
+    @property
+    def members(self) -> Mapping[int, ReplicaMember]:
+        """By id. Cheap too."""
+        ...
+
     async def propose(self, command: bytes, /, *, timeout_s: float) -> object:
         """Have `command` committed and applied; return the state machine's result.
 
@@ -50,4 +76,26 @@ class Replica(Protocol):
 
     def status(self) -> ReplicaStatus:
         """A consistent copy of more, for those who ask for the status."""
+        ...
+
+    # Changes of the membership. Each may be asked of any member, and returns when it is committed, applied
+    # here, and nothing of it is under way any more. Raises ChangeRefused: there was no change; RaftError.
+
+    async def add_member(
+        self, node_id: int, peer_urls: tuple[str, ...], *, is_learner: bool, is_strict: bool, timeout_s: float
+    ) -> None: ...
+
+    async def remove_member(self, node_id: int, *, is_strict: bool, timeout_s: float) -> None: ...
+
+    async def promote_member(self, node_id: int, *, is_strict: bool, timeout_s: float) -> None: ...
+
+    async def update_member(self, node_id: int, peer_urls: tuple[str, ...], *, timeout_s: float) -> None: ...
+
+    async def replace_member(
+        self, old_id: int, node_id: int, peer_urls: tuple[str, ...], *, is_strict: bool, timeout_s: float
+    ) -> None: ...
+
+    async def transfer_leadership(self, target: int, *, timeout_s: float) -> None:
+        """Hand leadership over to another voter. Raises NotLeader where this is not the leader,
+        TransferFailed if it leads on."""
         ...

@@ -52,6 +52,13 @@ class Base(NamedTuple):
     def packed(self) -> bytes:
         return _BASE.pack(*self)
 
+    @classmethod
+    def unpacked(cls, data: bytes) -> Base:
+        """Raises ValueError if `data` is none."""
+        if len(data) != _BASE.size:
+            raise ValueError(f"{len(data)} bytes; what a cluster was restored to has {_BASE.size}")
+        return cls(*_BASE.unpack(data))
+
 
 def restore_state(file: BinaryIO, size_bytes: int, path: str, *, bump_revision: int = 0) -> SnapshotSummary:
     """Build the state in `path`, a directory without one, and make it durable; return what was read.

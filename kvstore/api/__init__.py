@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from kvstore.api.backup import BackupService
 from kvstore.api.call import (
     ApiContext,
@@ -31,14 +29,9 @@ __all__ = [
 ]
 
 
-def build_methods(
-    context: ApiContext, peer_urls: Mapping[int, Sequence[str]]
-) -> dict[str, Method | StreamMethod]:
-    """Return every method that is served, by its gRPC path. What is not here is UNIMPLEMENTED.
-
-    `peer_urls`: of every member, by member id.
-    """
-    services = (KvService(context), MaintenanceService(context), ClusterService(context, peer_urls))
+def build_methods(context: ApiContext) -> dict[str, Method | StreamMethod]:
+    """Return every method that is served, by its gRPC path. What is not here is UNIMPLEMENTED."""
+    services = (KvService(context), MaintenanceService(context), ClusterService(context))
     methods: dict[str, Method | StreamMethod] = {}
     for service in services:
         methods |= {method.path: method for method in service.methods()}

@@ -27,7 +27,7 @@ class BackupService:
         """Stream the state as of a moment after the call came in: all that was acknowledged by then is
         in it. Any member may be asked."""
         context = self._context
-        context.check_leader(call)
+        context.admit(call, for_learners=True)
         if self._running >= BACKUPS_MAX:
             raise TOO_MANY_REQUESTS.error()
         self._running += 1

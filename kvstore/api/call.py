@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from kvstore.commands import CommandKind, encode_command
 from kvstore.errors import (
     INTERNAL,
+    LEARNER_UNSUPPORTED,
     NO_LEADER,
     REQUEST_TOO_LARGE,
     SERVER_STOPPED,
@@ -70,6 +71,8 @@ class ApiSettings:
     max_txn_ops: int = 128
     """Comparisons or operations in a branch of a txn, children included (etcd: 128)."""
     election_timeout_s: float = 1.0
+    strict_reconfig_check: bool = True
+    """Refuse a change of the membership after which those that are there would be no majority."""
 
     @property
     def request_timeout_s(self) -> float:
@@ -113,8 +116,11 @@ class ApiContext:
         if revision:
             header.revision = revision
 
-    def check_leader(self, call: Call) -> None:
-        """Refuse at once, if the client asks for that, while no leader is known (`hasleader`)."""
+    def admit(self, call: Call, *, for_learners: bool = False) -> None:
+        """Refuse at once what this member cannot serve: a learner nearly everything; and any member
+        everything while no leader is known, if the client asks for that (`hasleader`)."""
+        if not for_learners and self.replica.is_learner:
+            raise LEARNER_UNSUPPORTED.error()
         if call.metadata("hasleader") == "true" and not self.replica.leader:
             raise NO_LEADER.error()
 
@@ -124,14 +130,14 @@ class ApiContext:
         if len(request) > self.settings.max_request_bytes:
             raise REQUEST_TOO_LARGE.error()
         try:
-            return await self.replica.propose(encode_command(kind, request), timeout_s=self._timeout_s(call))
+            return await self.replica.propose(encode_command(kind, request), timeout_s=self.timeout_s(call))
         except RaftError as error:
             raise from_raft(error, leader_known=bool(self.replica.leader)) from error
 
     async def read_barrier(self, call: Call) -> None:
         """Wait until what is read here next is linearizable. Raises ApiError."""
         try:
-            await self.replica.read_barrier(timeout_s=self._timeout_s(call))
+            await self.replica.read_barrier(timeout_s=self.timeout_s(call))
         except RaftError as error:
             raise from_raft(error, leader_known=bool(self.replica.leader)) from error
 
@@ -144,7 +150,8 @@ class ApiContext:
         except TimeoutError:
             raise ApiError(TIMEOUT.code, TIMEOUT.message, applied="yes") from None
 
-    def _timeout_s(self, call: Call) -> float:
+    def timeout_s(self, call: Call) -> float:
+        """Return how long this request may wait for the log. Raises ApiError if no time is left."""
         longest = self.settings.request_timeout_s
         left = call.time_left_s()
         if left is None:

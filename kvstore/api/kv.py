@@ -49,7 +49,7 @@ class KvService:
 
     async def range(self, request: RangeRequest, call: Call) -> Reply:
         context = self._context
-        context.check_leader(call)
+        context.admit(call, for_learners=request.serializable)
         check_range(request)
         if not request.serializable:
             await context.read_barrier(call)
@@ -78,7 +78,7 @@ class KvService:
 
     async def put(self, request: PutRequest, call: Call) -> PutResponse:
         context = self._context
-        context.check_leader(call)
+        context.admit(call)
         check_put(request)
         result = await context.propose(CommandKind.PUT, call)
         if isinstance(result, int):
@@ -91,7 +91,7 @@ class KvService:
 
     async def delete_range(self, request: DeleteRangeRequest, call: Call) -> DeleteRangeResponse:
         context = self._context
-        context.check_leader(call)
+        context.admit(call)
         check_delete_range(request)
         result = await context.propose(CommandKind.DELETE_RANGE, call)
         if isinstance(result, LateDelete):
@@ -106,7 +106,7 @@ class KvService:
 
     async def txn(self, request: TxnRequest, call: Call) -> TxnResponse:
         context = self._context
-        context.check_leader(call)
+        context.admit(call)
         check_txn(request, context.settings.max_txn_ops)
         if is_read_only(request):
             if not is_serializable(request):
@@ -122,7 +122,7 @@ class KvService:
         """Give up the history below a revision. physical: answer when it is gone from this member's
         disk, however long that takes; the client's deadline ends the wait, not the removal."""
         context = self._context
-        context.check_leader(call)
+        context.admit(call)
         revision = await context.propose(CommandKind.COMPACT, call)
         assert isinstance(revision, int)
         if request.physical:

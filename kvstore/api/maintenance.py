@@ -1,9 +1,16 @@
-"""etcdserverpb.Maintenance: Status, Alarm (list), Hash, HashKV, Defragment."""
+"""etcdserverpb.Maintenance: Status, Alarm (list), Hash, HashKV, Defragment, MoveLeader."""
 
 from __future__ import annotations
 
 from kvstore.api.call import ApiContext, Call, Method
-from kvstore.errors import ALARM_UNSUPPORTED, NO_LEADER
+from kvstore.errors import (
+    ALARM_UNSUPPORTED,
+    BAD_TRANSFEREE,
+    LEADER_TRANSFER_TIMEOUT,
+    NO_LEADER,
+    NOT_THE_LEADER,
+    from_raft,
+)
 from kvstore.pb.rpc_pb2 import (
     AlarmRequest,
     AlarmResponse,
@@ -13,9 +20,12 @@ from kvstore.pb.rpc_pb2 import (
     HashKVResponse,
     HashRequest,
     HashResponse,
+    MoveLeaderRequest,
+    MoveLeaderResponse,
     StatusRequest,
     StatusResponse,
 )
+from raft import NoQuorum, NotLeader, OutcomeUnknown, RaftError, TransferFailed
 
 ETCD_VERSION = "3.5.1"
 """The version whose behaviour this is. Clients choose features by it."""
@@ -33,6 +43,7 @@ class MaintenanceService:
             Method(path + "Hash", HashRequest, self.hash),
             Method(path + "HashKV", HashKVRequest, self.hash_kv),
             Method(path + "Defragment", DefragmentRequest, self.defragment),
+            Method(path + "MoveLeader", MoveLeaderRequest, self.move_leader),
         ]
 
     async def status(self, request: StatusRequest, call: Call) -> StatusResponse:
@@ -51,6 +62,7 @@ class MaintenanceService:
             raftIndex=status.commit_index,
             raftTerm=status.term,
             raftAppliedIndex=context.store.applied_index,
+            isLearner=context.replica.is_learner,
         )
         if not status.leader:
             response.errors.append(NO_LEADER.message)
@@ -62,12 +74,13 @@ class MaintenanceService:
         if request.action != AlarmRequest.GET:
             raise ALARM_UNSUPPORTED.error()
         context = self._context
-        context.check_leader(call)
+        context.admit(call)
         response = AlarmResponse()
         context.fill_header(response.header, context.store.revision)
         return response
 
     async def hash(self, request: HashRequest, call: Call) -> HashResponse:
+        self._context.admit(call)
         found, revision = await self._context.store.hash_all()
         response = HashResponse(hash=found)
         self._context.fill_header(response.header, revision)
@@ -75,6 +88,7 @@ class MaintenanceService:
 
     async def hash_kv(self, request: HashKVRequest, call: Call) -> HashKVResponse:
         """Hash the changes up to a revision (0: up to now), to be compared between members."""
+        self._context.admit(call)
         store = self._context.store
         found, revision, compact_revision = await store.hash_revisions(request.revision)
         response = HashKVResponse(hash=found, compact_revision=compact_revision)
@@ -84,5 +98,28 @@ class MaintenanceService:
     async def defragment(self, request: DefragmentRequest, call: Call) -> DefragmentResponse:
         """Answer at once. LevelDB is asked to give back what space it can, and does so meanwhile:
         nothing waits for it, and no file here has holes that only a rewrite of everything would close."""
+        self._context.admit(call)
         self._context.store.reclaim_soon()
         return DefragmentResponse()
+
+    async def move_leader(self, request: MoveLeaderRequest, call: Call) -> MoveLeaderResponse:
+        """Hand leadership to another voter, and answer when it leads. The leader alone is asked, and
+        answers without a header: both as in etcd."""
+        context = self._context
+        context.admit(call)
+        replica = context.replica
+        if replica.leader != replica.node_id:
+            raise NOT_THE_LEADER.error()
+        target = replica.members.get(request.targetID)
+        if target is None or target.is_learner:
+            raise BAD_TRANSFEREE.error()
+        if request.targetID != replica.node_id:
+            try:
+                await replica.transfer_leadership(request.targetID, timeout_s=context.timeout_s(call))
+            except NotLeader:
+                raise NOT_THE_LEADER.error() from None
+            except (TransferFailed, NoQuorum, OutcomeUnknown):
+                raise LEADER_TRANSFER_TIMEOUT.error() from None
+            except RaftError as error:
+                raise from_raft(error, leader_known=bool(replica.leader)) from error
+        return MoveLeaderResponse()

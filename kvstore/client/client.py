@@ -25,7 +25,7 @@ from kvstore.client.connection import Connection, Metadata, Method, NoConnection
 from kvstore.client.endpoints import check_endpoints
 from kvstore.client.errors import ClientError, OutcomeUnknown, Unavailable
 from kvstore.client.operations import Delete, Put, Range, SortOrder, SortTarget, Txn
-from kvstore.pb import backup_pb2, rpc_pb2
+from kvstore.pb import backup_pb2, cluster_pb2, rpc_pb2
 
 CONNECT_TIMEOUT_S = 2.0
 """etcdctl's --dial-timeout."""
@@ -227,6 +227,53 @@ class Client:
         metadata = wire.REQUIRE_LEADER if linearizable else ()
         response = await self._read(wire.MEMBER_LIST, request, metadata, timeout_s)
         return results.member_list_from(response)
+
+    async def member_add(
+        self, peer_urls: Sequence[str], *, is_learner: bool = False, timeout_s: float | None = None
+    ) -> results.MemberAddResult:
+        """Add a member, which is to be started afterwards (`quorumlog serve --initial-cluster-state
+        existing`). A learner has no vote until it is promoted."""
+        request = rpc_pb2.MemberAddRequest(peerURLs=peer_urls, isLearner=is_learner)
+        response = await self._write(wire.MEMBER_ADD, request, timeout_s)
+        return results.member_add_from(response)
+
+    async def member_remove(
+        self, member_id: int, *, timeout_s: float | None = None
+    ) -> results.MemberListResult:
+        """Remove a member for good; return who is left."""
+        request = rpc_pb2.MemberRemoveRequest(ID=member_id)
+        response = await self._write(wire.MEMBER_REMOVE, request, timeout_s)
+        return results.member_list_from(response)
+
+    async def member_update(
+        self, member_id: int, peer_urls: Sequence[str], *, timeout_s: float | None = None
+    ) -> results.MemberListResult:
+        """Tell the others where a member is reached from now on."""
+        request = rpc_pb2.MemberUpdateRequest(ID=member_id, peerURLs=peer_urls)
+        response = await self._write(wire.MEMBER_UPDATE, request, timeout_s)
+        return results.member_list_from(response)
+
+    async def member_promote(
+        self, member_id: int, *, timeout_s: float | None = None
+    ) -> results.MemberListResult:
+        """Give a learner its vote. Refused while it lacks much of the log."""
+        request = rpc_pb2.MemberPromoteRequest(ID=member_id)
+        response = await self._write(wire.MEMBER_PROMOTE, request, timeout_s)
+        return results.member_list_from(response)
+
+    async def member_replace(
+        self, member_id: int, peer_urls: Sequence[str], *, timeout_s: float | None = None
+    ) -> results.MemberAddResult:
+        """Put a new member, to be started afterwards, into the place of another, in one change. Only
+        quorumlog knows this: etcd refuses (UNIMPLEMENTED)."""
+        request = cluster_pb2.MemberReplaceRequest(ID=member_id, peerURLs=peer_urls)
+        response = await self._write(wire.MEMBER_REPLACE, request, timeout_s)
+        return results.member_add_from(response)
+
+    async def move_leader(self, endpoint: str, target_id: int, *, timeout_s: float | None = None) -> None:
+        """Have the leader, which is at `endpoint`, one of `self.endpoints`, hand over to another voter."""
+        request = rpc_pb2.MoveLeaderRequest(targetID=target_id)
+        await self._ask_one(endpoint, wire.MOVE_LEADER, request, timeout_s)
 
     async def status(self, endpoint: str, *, timeout_s: float | None = None) -> results.MemberStatus:
         """Ask the member at `endpoint`, one of `self.endpoints`, for its own view."""

@@ -16,7 +16,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from kvstore.client.errors import APPLIED_TRAILER, ClientError, Unavailable, classify
-from kvstore.pb import backup_pb2, rpc_pb2
+from kvstore.pb import backup_pb2, cluster_pb2, rpc_pb2
 
 _REASON_TIMEOUT_S = 1.0
 """For asking gRPC why there is no connection. It answers at once; this guards against a hang."""
@@ -57,6 +57,13 @@ DELETE_RANGE: Final = Method("/etcdserverpb.KV/DeleteRange", rpc_pb2.DeleteRange
 TXN_WRITE: Final = Method("/etcdserverpb.KV/Txn", rpc_pb2.TxnResponse, True)
 TXN_READ: Final = Method("/etcdserverpb.KV/Txn", rpc_pb2.TxnResponse, False)
 MEMBER_LIST: Final = Method("/etcdserverpb.Cluster/MemberList", rpc_pb2.MemberListResponse, False)
+MEMBER_ADD: Final = Method("/etcdserverpb.Cluster/MemberAdd", rpc_pb2.MemberAddResponse, True)
+MEMBER_REMOVE: Final = Method("/etcdserverpb.Cluster/MemberRemove", rpc_pb2.MemberRemoveResponse, True)
+MEMBER_UPDATE: Final = Method("/etcdserverpb.Cluster/MemberUpdate", rpc_pb2.MemberUpdateResponse, True)
+MEMBER_PROMOTE: Final = Method("/etcdserverpb.Cluster/MemberPromote", rpc_pb2.MemberPromoteResponse, True)
+MEMBER_REPLACE: Final = Method("/quorumlogpb.Cluster/MemberReplace", cluster_pb2.MemberReplaceResponse, True)
+# Not as a write: to ask again who is to lead does no harm.
+MOVE_LEADER: Final = Method("/etcdserverpb.Maintenance/MoveLeader", rpc_pb2.MoveLeaderResponse, False)
 STATUS: Final = Method("/etcdserverpb.Maintenance/Status", rpc_pb2.StatusResponse, False)
 HASH_KV: Final = Method("/etcdserverpb.Maintenance/HashKV", rpc_pb2.HashKVResponse, False)
 SNAPSHOT: Final = Method("/quorumlogpb.Maintenance/Snapshot", backup_pb2.SnapshotResponse, False)

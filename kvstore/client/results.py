@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from kvstore.pb import kv_pb2, rpc_pb2
+from kvstore.pb import cluster_pb2, kv_pb2, rpc_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,17 @@ class MemberListResult:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberAddResult:
+    """Of an addition, and of a replacement."""
+
+    header: Header
+    member: Member
+    """The new one, with its id."""
+    members: tuple[Member, ...]
+    """All, the new one included."""
+
+
+@dataclass(frozen=True, slots=True)
 class MemberStatus:
     """One member's own view (etcdserverpb.StatusResponse)."""
 
@@ -117,6 +128,14 @@ class HashKVResult:
     compact_revision: int
     hash_revision: int
     """The revision that was hashed; 0 from etcd before 3.6, which does not tell."""
+
+
+MembersMessage: TypeAlias = (
+    rpc_pb2.MemberListResponse
+    | rpc_pb2.MemberRemoveResponse
+    | rpc_pb2.MemberUpdateResponse
+    | rpc_pb2.MemberPromoteResponse
+)
 
 
 def header_from(message: rpc_pb2.ResponseHeader) -> Header:
@@ -165,11 +184,21 @@ def _response_from(message: rpc_pb2.ResponseOp) -> OpResult:
     return txn_from(message.response_txn)
 
 
-def member_list_from(message: rpc_pb2.MemberListResponse) -> MemberListResult:
-    members = tuple(
-        Member(m.ID, m.name, tuple(m.peerURLs), tuple(m.clientURLs), m.isLearner) for m in message.members
+def member_list_from(message: MembersMessage) -> MemberListResult:
+    return MemberListResult(header_from(message.header), tuple(map(_member_from, message.members)))
+
+
+def member_add_from(
+    message: rpc_pb2.MemberAddResponse | cluster_pb2.MemberReplaceResponse,
+) -> MemberAddResult:
+    members = tuple(map(_member_from, message.members))
+    return MemberAddResult(header_from(message.header), _member_from(message.member), members)
+
+
+def _member_from(message: rpc_pb2.Member) -> Member:
+    return Member(
+        message.ID, message.name, tuple(message.peerURLs), tuple(message.clientURLs), message.isLearner
     )
-    return MemberListResult(header_from(message.header), members)
 
 
 def status_from(message: rpc_pb2.StatusResponse) -> MemberStatus:

@@ -18,7 +18,7 @@ import grpc
 
 from kvstore.api import Method, StreamMethod, answer, answer_stream
 from kvstore.errors import TIMEOUT, ApiError
-from kvstore.pb import backup_pb2, rpc_pb2
+from kvstore.pb import backup_pb2, cluster_pb2, rpc_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ RETRYABLE_KEY = "quorumlog-retryable"
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _KNOWN_SERVICES = frozenset(
     service.full_name
-    for file in (rpc_pb2, backup_pb2)
+    for file in (rpc_pb2, backup_pb2, cluster_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 

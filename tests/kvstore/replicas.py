@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kvstore import ApiContext, ApiSettings, GrpcDoor, Store, build_methods
@@ -33,6 +34,13 @@ class LocalStatus(NamedTuple):
     applied_index: int = 0
 
 
+@dataclass(frozen=True)
+class LocalMember:
+    peer_urls: tuple[str, ...]
+    incarnation: int = 0
+    is_learner: bool = False
+
+
 class LocalReplica:
     """Fits kvstore.replica.Replica. `failure` is raised instead of doing anything."""
 
@@ -43,6 +51,16 @@ class LocalReplica:
         self.barriers = 0
         self.proposed = asyncio.Event()
         self.timeouts_s: list[float] = []
+        self.is_learner = False
+        self.members: Mapping[int, LocalMember] = {self.node_id: LocalMember(("http://127.0.0.1:1",), 7)}
+        self.changes: list[tuple[Any, ...]] = []
+        """What was asked for, with whether it was strict."""
+        self.refusals: list[Exception | None] = []
+        """What the next changes meet, in order; None, or nothing: they are made."""
+        self.change_asked = asyncio.Event()
+        self.change_gate = asyncio.Event()
+        """Cleared, a change is asked for, but not committed."""
+        self.change_gate.set()
 
     node_id = LocalStatus().node_id
     cluster_id = LocalStatus().cluster_id
@@ -64,6 +82,42 @@ class LocalReplica:
         self.barriers += 1
         if self.failure is not None:
             raise self.failure
+
+    async def _change(self, *what: Any) -> None:
+        self.changes.append(what)
+        self.change_asked.set()
+        if self.refusals and (refusal := self.refusals.pop(0)) is not None:
+            raise refusal
+        await self.change_gate.wait()
+
+    async def add_member(
+        self, node_id: int, peer_urls: tuple[str, ...], *, is_learner: bool, is_strict: bool, timeout_s: float
+    ) -> None:
+        await self._change("add", node_id, is_strict)
+        self.members = {**self.members, node_id: LocalMember(peer_urls, 0, is_learner)}
+
+    async def remove_member(self, node_id: int, *, is_strict: bool, timeout_s: float) -> None:
+        await self._change("remove", node_id, is_strict)
+        self.members = {i: member for i, member in self.members.items() if i != node_id}
+
+    async def promote_member(self, node_id: int, *, is_strict: bool, timeout_s: float) -> None:
+        await self._change("promote", node_id, is_strict)
+        self.members = {**self.members, node_id: LocalMember(self.members[node_id].peer_urls)}
+
+    async def update_member(self, node_id: int, peer_urls: tuple[str, ...], *, timeout_s: float) -> None:
+        await self._change("update", node_id)
+        old = self.members[node_id]
+        self.members = {**self.members, node_id: LocalMember(peer_urls, old.incarnation, old.is_learner)}
+
+    async def replace_member(
+        self, old_id: int, node_id: int, peer_urls: tuple[str, ...], *, is_strict: bool, timeout_s: float
+    ) -> None:
+        await self._change("replace", old_id, node_id, is_strict)
+        new = LocalMember(peer_urls, 0, self.members[old_id].is_learner)
+        self.members = {i: member for i, member in self.members.items() if i != old_id} | {node_id: new}
+
+    async def transfer_leadership(self, target: int, *, timeout_s: float) -> None:
+        await self._change("transfer", target)
 
     def status(self) -> LocalStatus:
         applied = self.store.applied_index
@@ -88,8 +142,7 @@ class LocalServer:
 
     async def _start(self) -> int:
         self.store.start()
-        members = {LocalStatus().node_id: ["http://127.0.0.1:1"]}
-        self._door = GrpcDoor(build_methods(self.context, members))
+        self._door = GrpcDoor(build_methods(self.context))
         return await self._door.start("127.0.0.1:0")
 
     def stop(self) -> None:

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from kvstore.pb import rpc_pb2
+from kvstore.pb import cluster_pb2, rpc_pb2
 
 RESPONSES = {
-    f"/{service.full_name}/{method.name}": getattr(rpc_pb2, method.output_type.name)
-    for service in rpc_pb2.DESCRIPTOR.services_by_name.values()
+    f"/{service.full_name}/{method.name}": getattr(file, method.output_type.name)
+    for file in (rpc_pb2, cluster_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
 
@@ -26,8 +27,8 @@ class Client:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.max_receive_message_length", -1)])
 
     def call(self, method: str, request: Any, *, timeout_s: float | None = 20, **options: Any) -> Any:
-        """Return the response message, or a Failure. `method`: "KV/Put"."""
-        path = f"/etcdserverpb.{method}"
+        """Return the response message, or a Failure. `method`: "KV/Put", or "/quorumlogpb.Cluster/..."."""
+        path = method if method.startswith("/") else f"/etcdserverpb.{method}"
         data = request if isinstance(request, bytes) else request.SerializeToString()
         try:
             reply = self.channel.unary_unary(path)(data, timeout=timeout_s, wait_for_ready=True, **options)

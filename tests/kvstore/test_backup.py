@@ -342,7 +342,7 @@ def test_slow_readers_are_held_back_and_limited(server: LocalServer, caller: Cal
 
 async def test_a_reader_that_takes_nothing_is_given_up(store: Store) -> None:
     do(store, *(PutRequest(key=b"%06d" % number, value=b"v" * 20_000) for number in range(1000)))
-    methods = build_methods(ApiContext(store, LocalReplica(store)), {})
+    methods = build_methods(ApiContext(store, LocalReplica(store)))
     door = GrpcDoor(methods, GrpcDoorSettings(stalled_write_s=0.2))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{await door.start('127.0.0.1:0')}") as channel:
         call = channel.unary_stream(PATH)(b"")

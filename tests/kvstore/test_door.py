@@ -205,7 +205,7 @@ def test_a_client_that_vanishes_does_not_take_its_write_along(server: LocalServe
 
 def test_two_doors_cannot_have_one_port(server: LocalServer) -> None:
     async def second() -> None:
-        await GrpcDoor(build_methods(server.context, {})).start(f"127.0.0.1:{server.port}")
+        await GrpcDoor(build_methods(server.context)).start(f"127.0.0.1:{server.port}")
 
     with pytest.raises(OSError, match=f"127.0.0.1:{server.port}"):
         server.run(second())
