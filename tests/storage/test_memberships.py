@@ -215,6 +215,30 @@ def test_a_snapshot_within_the_log_keeps_what_comes_after_it(disk):
     assert known(log, disk) == [(22, C)] and log.last_index == 22
 
 
+def test_a_snapshot_within_the_log_brings_what_the_log_had_not(disk):
+    """As the first change of a cluster that began without: its entry is in segments that are gone here."""
+    log = open_log(disk)
+    fill(log, 40)
+    write(log, make_append((), snapshot=(30, 1), membership=A))
+    assert log.last_index == 40 and log.segments()[0].generation > 1
+    assert known(log, disk) == [(30, A)]
+    fill(log, 60)
+    compact(log, 50)
+    assert log.first_index > 40 and known(log, disk) == [(log.first_index - 1, A)]
+
+
+@pytest.mark.parametrize("size", range(10, 66, 8))
+def test_a_mark_that_has_no_room_leaves_nothing_of_what_it_replaces(disk, size):
+    """Its length with the configuration decides in which segment it stands, and so which ones go."""
+    log = open_log(disk)
+    put(log, A)
+    write(log, make_append(make_entries(2, 1, size=size)))
+    while log._offset + 176 <= log._options.segment_bytes:
+        log.write([make_append((), log.hard_state._replace(voted_for=log.hard_state.voted_for + 1))])
+    write(log, make_append((), snapshot=(100, 4), membership=B))
+    assert len(segment_names(disk)) == 1 and known(log, disk) == [(100, B)]
+
+
 def test_a_snapshot_whose_mark_is_outdated(disk):
     """Compaction went on behind it, so that the mark speaks of entries that are not there any more."""
     log = open_log(disk)
