@@ -30,6 +30,7 @@ from raft.core.ready import Role
 from raft.core.types import NO_NODE, LogIndex, NodeId, Term
 from raft.runtime.applier import StateMachineError
 from raft.runtime.config import NodeConfig
+from raft.runtime.members import MemberInfo
 from raft.runtime.node import Node, NodeStatus
 from raft.runtime.state_machine import (
     SNAPSHOT_CHUNK_BYTES,
@@ -46,8 +47,10 @@ from raft.storage.directory import DataDirectory, InitialMember
 from raft.storage.errors import WrongIdentity
 from raft.transport.address import address_of, check_can_listen
 from raft.transport.interface import IdentityRefused, ListenError, Transport, TransportStats
+from raft.transport.join import describe_cluster
 from raft.transport.memory import MemoryNetwork, MemoryTransport
 from raft.transport.options import TransportOptions
+from raft.transport.peers import ClusterDescription, DescribedMember, DescribeFailed
 
 __all__ = [
     "NO_NODE",
@@ -56,15 +59,19 @@ __all__ = [
     "Applied",
     "ChangeRefusal",
     "ChangeRefused",
+    "ClusterDescription",
     "Command",
     "Compacted",
     "ConfigError",
     "DataDirectory",
+    "DescribeFailed",
+    "DescribedMember",
     "IdentityRefused",
     "InitialMember",
     "InvariantViolation",
     "ListenError",
     "LogIndex",
+    "MemberInfo",
     "MemberRemoved",
     "MemoryNetwork",
     "MemoryTransport",
@@ -99,6 +106,7 @@ __all__ = [
     "WrongIdentity",
     "address_of",
     "check_can_listen",
+    "describe_cluster",
 ]
 
 # A library is silent unless its user asks: without a handler, warnings would go to standard error.

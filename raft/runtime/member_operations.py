@@ -101,10 +101,14 @@ class MemberOperations:
         is_strict: bool = True,
         timeout_s: float,
     ) -> None:
-        """Remove a voter and add another, in one change: never is the group smaller or larger by one."""
+        """Remove a member and add another in its place, voter or learner as it was, in one change: never is
+        the group smaller or larger by one."""
+        ids = frozenset({node_id})
+        is_learner = self._known(old_id).is_learner
         await self._change(
             MembershipChange(
-                voters=frozenset({node_id}),
+                voters=frozenset() if is_learner else ids,
+                learners=ids if is_learner else frozenset(),
                 removes=frozenset({old_id}),
                 details=((node_id, encode_details(peer_urls)),),
                 is_strict=is_strict,

@@ -155,10 +155,15 @@ class Members:
         return info.incarnation if info is not None else 0
 
     def described(self, cluster_id: int, application: bytes) -> ClusterDescription:
-        """Return what one needs to know who wants to join."""
+        """Return what one needs to know who wants to join.
+
+        A single voter tells also of what it has not committed: a second voter must run for that, and nobody
+        else could undo what is in the log of the only one.
+        """
+        members = self.effective if len(self.view.committed.voters) == 1 else self.committed
         return ClusterDescription(
             cluster_id=cluster_id,
-            members=tuple(map(_described, self.committed.values())),
+            members=tuple(map(_described, members.values())),
             initial=tuple(map(_described, self._initial.values())),
             removed=self.view.committed.removed,
             application=application,

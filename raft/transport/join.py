@@ -66,12 +66,14 @@ class DescribeService:
 
 
 async def describe_cluster(
-    address: str, *, timeout_s: float, options: TransportOptions
+    address: str, *, timeout_s: float, options: TransportOptions | None = None
 ) -> ClusterDescription:
     """Ask the member at host:port who belongs to its cluster. Raises ClusterUnreachable, ClusterNotReady,
     NotQuorumlog."""
     limit = "grpc.max_receive_message_length"
-    arguments: list[tuple[str, Any]] = [x for x in options.client_arguments() if x[0] != limit]
+    arguments: list[tuple[str, Any]] = [
+        x for x in (options or TransportOptions()).client_arguments() if x[0] != limit
+    ]
     arguments.append((limit, DESCRIPTION_BYTES_MAX))
     async with grpc.aio.insecure_channel(target_of(address), options=arguments) as channel:
         ask: Any = channel.unary_unary(DESCRIBE_PATH, None, None)
