@@ -255,7 +255,7 @@ class Driver:
         self._fail(error)
 
     def on_greeted(self, node_id: NodeId, incarnation: int) -> None:
-        """The data directory has remembered it when the handshake was checked."""
+        self.group.greeted(node_id, incarnation)
 
     def describe_cluster(self) -> ClusterDescription | None:
         return None if self._stopped else self.group.described()

@@ -44,8 +44,8 @@ class Group:
         application_note: bytes,
         failed: Callable[[BaseException], None],
     ) -> None:
-        """`incarnations`: all that were seen, the own one included. `failed` is told when this member was
-        removed."""
+        """`incarnations`: those that the data directory knows, the own one included. `failed` is told when
+        this member was removed."""
         self._config = config
         self._core = core
         self._transport = transport
@@ -56,6 +56,7 @@ class Group:
         self._changes = MembershipChanges(core.propose_change, members.view)
         self._transfers = TransferWaiters()
         self._soft_state = SoftState(core.role, core.leader, core.term)
+        self._greeted: dict[NodeId, int] = {}
         self._look_in_ticks = config.election_timeout_ticks
 
     def start(self) -> None:
@@ -86,6 +87,11 @@ class Group:
         if not self.members.committed:
             return None
         return self.members.described(self._config.cluster_id, self._application_note)
+
+    def greeted(self, node_id: NodeId, incarnation: int) -> None:
+        """A member has shown the incarnation of its data directory. Only that of members is kept."""
+        if node_id in self.members.effective:
+            self._greeted[node_id] = incarnation
 
     # What the core reports
 
@@ -155,7 +161,7 @@ class Group:
         is_quiet = view.effective_index == view.committed_index and not view.effective.is_joint
         if self._core.role is not Role.LEADER or not is_quiet:
             return
-        seen = self._incarnations()
+        seen = {**self._incarnations(), **self._greeted}
         details = tuple(
             (node_id, encode_details(info.peer_urls, seen[node_id]))
             for node_id, info in self.members.effective.items()
