@@ -41,8 +41,8 @@ ADDRESSES_MAX: Final = 16
 """Of one member. One is usual, and two where a machine has two networks."""
 ADDRESS_CHARS_MAX: Final = 261
 """host:port; the name of a host has 253 at most."""
-HANDSHAKE_BYTES_MAX: Final = 16 * 1024
-"""Of the first frame, which anybody may send. Far more than name and addresses can take."""
+HANDSHAKE_BYTES_MAX: Final = 32 * 1024
+"""Of the first frame, which anybody may send. More than name and addresses can take."""
 TERM_MAX: Final = 1 << 62
 """No election ever comes near it. A damaged one is made durable and passed on by whoever takes it for newer;
 of the largest, the next election would not fit 64 bits and end every member, at each start again."""
@@ -148,7 +148,7 @@ def encode_handshake(handshake: Handshake) -> bytes:
             incarnation=handshake.incarnation,
             run_id=handshake.run_id,
             name=handshake.name[:NAME_CHARS_MAX],
-            addresses=handshake.addresses,
+            addresses=handshake.addresses[:ADDRESSES_MAX],
         )
     ).SerializeToString()
 

@@ -168,7 +168,14 @@ class GrpcTransport:
             if sender is None or not sender.connected:
                 self._stats.dropped_no_stream += 1
             else:
-                left = sender.send(message, codec.encode_message(message, blocks))
+                try:
+                    data = codec.encode_message(message, blocks)
+                except codec.CodecError as error:
+                    # A change beyond all limits. Not handed back, for to send it again would not help.
+                    self._stats.dropped_overflow += 1
+                    logger.error("a message to %s cannot be sent: %s", sender.peer, error)
+                    continue
+                left = sender.send(message, data)
             if not left and isinstance(message, HANDED_BACK):
                 unsent.append(message)
         if unsent and self._handler is not None:

@@ -23,11 +23,9 @@ URL_CHARS_MAX: Final = len("http://") + ADDRESS_CHARS_MAX + len("/")
 APPLICATION_BYTES_MAX: Final = 64 * 1024
 """Of what the state machine's owner adds to a description."""
 
+_MEMBER_BYTES_MAX: Final = 32 + ADDRESSES_MAX * (4 * URL_CHARS_MAX + 4)
 DESCRIPTION_BYTES_MAX: Final = (
-    2 * MEMBERS_MAX * (32 + ADDRESSES_MAX * (URL_CHARS_MAX + 4))
-    + 8 * REMOVED_MAX
-    + APPLICATION_BYTES_MAX
-    + 1024
+    2 * MEMBERS_MAX * _MEMBER_BYTES_MAX + 8 * REMOVED_MAX + APPLICATION_BYTES_MAX + 1024
 )
 """A reply with the largest description."""
 
@@ -62,6 +60,10 @@ class Peer:
     addresses: tuple[str, ...]
     """host:port; tried in turn."""
 
+    def __post_init__(self) -> None:
+        if not self.addresses:
+            raise ValueError(f"no address of member {self.node_id:x}")
+
     def __str__(self) -> str:
         return f"{self.name or 'member'} ({self.node_id:x})"
 
@@ -82,7 +84,7 @@ class ClusterDescription:
 
     cluster_id: int
     members: tuple[DescribedMember, ...]
-    """As last committed."""
+    """As last committed, or as nobody can undo."""
     initial: tuple[DescribedMember, ...]
     """The configuration at index 0."""
     removed: tuple[NodeId, ...]

@@ -47,6 +47,8 @@ class Handler:
         self.endings: list[str] = []
         """"returned", "cancelled", or the text of what was raised."""
         self.messages: list[m.Message] = []
+        self.unsent: list[m.Message] = []
+        self.unreachable: list[NodeId] = []
         self.fatal: list[RaftError] = []
         self.greeted: list[tuple[NodeId, int]] = []
         self.description: ClusterDescription | None = None
@@ -72,10 +74,10 @@ class Handler:
         self.messages.extend(messages)
 
     def on_unsent(self, messages: Sequence[m.Message]) -> None:
-        pass
+        self.unsent.extend(messages)
 
     def on_unreachable(self, node_id: NodeId) -> None:
-        pass
+        self.unreachable.append(node_id)
 
     def on_fatal(self, error: RaftError) -> None:
         self.fatal.append(error)

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import pytest
 
 from raft.core import messages as m
-from raft.core.errors import RaftError
+from raft.core.errors import MemberRemoved, RaftError
 from raft.core.types import NodeId
+from raft.transport.interface import PipeBroken
 from raft.transport.memory import DROP, MemoryNetwork, MemoryTransport
-from raft.transport.peers import ClusterDescription
+from raft.transport.peers import ClusterDescription, ClusterNotReady, ClusterUnreachable, Peer
 
 from .cluster import until
+from .pipe_ends import End
 
 
 class Handler:
@@ -118,3 +120,101 @@ async def test_a_stopped_end_hears_nothing_and_its_id_is_free_again() -> None:
     await until(lambda: again.messages == [heartbeat(2)], "the new end hears")
     with pytest.raises(ValueError, match="already"):
         await network.transport(2).start(handler)
+
+
+# Membership ---------------------------------------------------------------------------------------
+
+
+async def test_who_is_known_as_removed_is_not_heard_and_learns_it_later() -> None:
+    network = MemoryNetwork()
+    a, handler_a = await join(network, 1)
+    b, handler_b = await join(network, 2)
+    b.set_peers([], [1])
+    proposal = m.Propose(1, 2, 1, 1, 9, [b"x"])
+    a.send([heartbeat(1), proposal])
+    a.send([heartbeat(2)])
+    assert not handler_a.fatal, "not from within send"
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    (error,) = handler_a.fatal
+    assert isinstance(error, MemberRemoved) and "says 2" in str(error)
+    assert handler_a.unsent == [proposal] and handler_a.unreachable == [2, 2]
+    assert not handler_b.messages and not handler_b.fatal
+    b.send([heartbeat(1, 2, 1)])
+    await until(lambda: handler_a.messages, "the other way is open")
+
+
+async def test_a_removal_counts_also_for_what_is_under_way_and_is_not_learned_over_a_cut_link() -> None:
+    network = MemoryNetwork()
+    a, handler_a = await join(network, 1)
+    b, handler_b = await join(network, 2)
+    network.fault = lambda message: 0.02
+    a.send([heartbeat(1)])
+    b.set_peers([], [1])
+    network.cut(2, 1)
+    arrived = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.04, arrived.set)
+    await arrived.wait()
+    assert not handler_b.messages and not handler_a.fatal
+    network.heal()
+    a.send([heartbeat(2)])
+    await until(lambda: handler_a.fatal, "now it hears")
+
+
+async def test_pipes_of_who_went_break_and_a_removed_member_gets_none() -> None:
+    network = MemoryNetwork()
+    ends = [await End(network.transport(i)).start() for i in (1, 2)]
+    a, b = ends
+    b.transport.set_peers([Peer(1, "n1", ("x:1",))], [])
+    async with a.transport.open_pipe(2) as pipe:
+        b.transport.set_peers([], [])
+        with pytest.raises(PipeBroken, match="no member of this cluster any more"):
+            await pipe.receive()
+    async with a.transport.open_pipe(2) as pipe:
+        await pipe.send(b"as a guest")
+    b.transport.set_peers([], [1])
+    with pytest.raises(PipeBroken, match="this member was removed"):
+        async with a.transport.open_pipe(2):
+            pass
+    await until(lambda: a.handler.fatal, "and it learns it")
+    with pytest.raises(ValueError, match="no peer of itself"):
+        a.transport.set_peers([Peer(1, "n1", ("x:1",))], [])
+    for end in ends:
+        await end.transport.stop()
+
+
+async def test_a_member_describes_its_cluster_once_it_can() -> None:
+    network = MemoryNetwork()
+    with pytest.raises(ClusterUnreachable):
+        network.describe(1)
+    a, handler = await join(network, 1)
+    with pytest.raises(ClusterNotReady):
+        network.describe(1)
+    handler.description = ClusterDescription(7, (), (), (), b"")
+    assert network.describe(1) == handler.description
+    await a.stop()
+    with pytest.raises(ClusterUnreachable):
+        network.describe(1)
+
+
+async def test_the_incarnation_of_a_sender_is_told_once() -> None:
+    network = MemoryNetwork()
+    a = network.transport(1, incarnation=101)
+    await a.start(Handler())
+    _, handler = await join(network, 2)
+    b = network._live[2]
+    a.send([heartbeat(1)])
+    await until(lambda: handler.messages, "the first")
+    a.send([heartbeat(2)])
+    await until(lambda: len(handler.messages) == 2, "the second")
+    assert handler.greeted == [(1, 101)]
+    await a.stop()
+    again = network.transport(1, incarnation=102)
+    await again.start(Handler())
+    again.send([heartbeat(3)])
+    await until(lambda: len(handler.messages) == 3, "of the next life")
+    assert handler.greeted == [(1, 101), (1, 102)]
+    again_handler = again._handler
+    b.send([heartbeat(1, 2, 1)])
+    await until(lambda: again_handler.messages, "from one without an incarnation")  # type: ignore[union-attr]
+    assert not again_handler.greeted  # type: ignore[union-attr]
