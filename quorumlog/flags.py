@@ -34,6 +34,8 @@ BYTES_MAX: Final = 1 << 50
 FLUSH_BYTES_MAX: Final = 128 * 1024 * 1024
 """Twice as much may lie in LevelDB's memory: see kvstore.state_directory.MEMTABLE_BYTES_MAX."""
 NAME_CHARS_MAX: Final = 255
+LEARNERS_MAX: Final = 64
+"""Each costs the leader as much as a voter does."""
 
 _DURATION_PARTS: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s)", re.ASCII)
 _UNITS_S: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -69,8 +71,21 @@ OPTIONS: Final = (
         "NAME=URL,NAME=URL,... of all members, at the first start (default: this one alone)",
         "MEMBERS",
     ),
-    Option("initial-cluster-state", "new", "only `new` yet", "new"),
+    Option(
+        "initial-cluster-state",
+        "new",
+        "at the first start: `new` for a member of a new cluster, `existing` for one that was added to a "
+        "running cluster",
+        "new|existing",
+    ),
     Option("initial-cluster-token", "quorumlog-cluster", "goes into the ids, to tell clusters apart"),
+    Option(
+        "strict-reconfig-check",
+        "true",
+        "refuse a change of the members after which those that are there would be no majority",
+        is_switch=True,
+    ),
+    Option("max-learners", "1", "most members without a vote at a time", "COUNT"),
     Option("heartbeat-interval", "100", "milliseconds between heartbeats of a leader", "MS"),
     Option("election-timeout", "1000", "milliseconds without a leader before an election", "MS"),
     Option("max-request-bytes", "1572864", "largest request of a client", "BYTES"),
@@ -127,6 +142,12 @@ class ServeConfig:
     is_cluster_given: bool
     """Whether --initial-cluster was given. If not, a data directory that is there says who the
     members are."""
+    is_joining: bool
+    """It was added to a running cluster, which says who the members are and which id this one has: of
+    `members` only the URLs count."""
+    advertise_peer_urls: tuple[str, ...]
+    strict_reconfig_check: bool
+    learners_max: int
     heartbeat_interval_ms: int
     election_timeout_ms: int
     max_request_bytes: int
@@ -161,7 +182,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         if option.default and not option.is_switch:
             text += f" (default: {option.default})"
         if option.is_switch:
-            parser.add_argument(f"--{option.name}", action="store_const", const="true", help=text)
+            if option.default == "true":
+                text += " (default: true; --NAME=false)".replace("NAME", option.name)
+            parser.add_argument(f"--{option.name}", nargs="?", const="true", metavar="true|false", help=text)
         else:
             parser.add_argument(f"--{option.name}", metavar=option.metavar, help=text)
 
@@ -234,12 +257,10 @@ class _Check:
         name = values["name"]
         if not name or len(name) > NAME_CHARS_MAX or any(c in name for c in "=,/\0"):
             faults.append(f"--name {name!r}: 1 to {NAME_CHARS_MAX} characters, none of them = , or /")
-        if values["initial-cluster-state"] != "new":
-            faults.append(
-                "--initial-cluster-state: only `new` is supported yet; a member cannot be added to a "
-                "running cluster"
-            )
+        if values["initial-cluster-state"] not in ("new", "existing"):
+            faults.append(f"--initial-cluster-state {values['initial-cluster-state']!r}: new or existing")
         is_insecure = self._switch("insecure")
+        is_strict = self._switch("strict-reconfig-check")
         listen_client = self._listen_urls("listen-client-urls", is_insecure)
         listen_peer = self._listen_urls("listen-peer-urls", is_insecure)
         advertise_client = self._advertised("advertise-client-urls", "listen-client-urls", listen_client)
@@ -253,6 +274,7 @@ class _Check:
             )
         request_bytes = self._number("max-request-bytes", 1, REQUEST_BYTES_MAX)
         txn_ops = self._number("max-txn-ops", 1, 1 << 20)
+        learners = self._number("max-learners", 1, LEARNERS_MAX)
         auto_compaction = self._auto_compaction()
         log_bytes = self._number("log-bytes-max", LOG_BYTES_MIN, BYTES_MAX)
         segment_bytes = self._number("log-segment-bytes", LOG_BYTES_MIN, SEGMENT_BYTES_MAX)
@@ -273,6 +295,10 @@ class _Check:
             node_id=next(i for i, member in members.items() if member.name == name),
             members=members,
             is_cluster_given=bool(values["initial-cluster"]),
+            is_joining=values["initial-cluster-state"] == "existing",
+            advertise_peer_urls=advertise_peer,
+            strict_reconfig_check=is_strict,
+            learners_max=learners,
             heartbeat_interval_ms=heartbeat_ms,
             election_timeout_ms=election_ms,
             max_request_bytes=request_bytes,

@@ -49,6 +49,25 @@ def read_base(data_dir: str) -> bytes:
         ) from error
 
 
+def write_base(data_dir: str, packed: bytes) -> None:
+    """Note for the member in this data directory, which is there, what its cluster was restored to.
+    Raises StorageError, ValueError if that is not what `read_base` returns."""
+    base = Base.unpacked(packed)
+    try:
+        _write_note(data_dir, base, {})
+    except OSError as error:
+        raise StorageError(
+            f"{os.path.join(data_dir, RESTORED_NAME)} cannot be written: {error.strerror or error}"
+        ) from error
+
+
+def _write_note(directory: str, base: Base, more: dict[str, object]) -> None:
+    content = {"snapshot_sha256": base.digest.hex(), "bump_revision": base.bump_revision, **more}
+    with PartFile(os.path.join(directory, RESTORED_NAME)) as part:
+        part.file.write(json.dumps(content, indent=1).encode() + b"\n")
+        part.commit(replaces=True)
+
+
 def check_is_new(data_dir: str) -> None:
     """Raises FileExistsError if there is anything under this name but an empty directory; OSError."""
     if os.path.lexists(data_dir) and not (os.path.isdir(data_dir) and not os.listdir(data_dir)):
@@ -90,15 +109,8 @@ def _build(
     )
     try:
         assert os.path.samefile(directory.state_path, state_path)
-        content = {
-            "snapshot_sha256": base.digest.hex(),
-            "bump_revision": base.bump_revision,
-            "from_cluster": f"{summary.header.cluster_id:x}",
-            "revision": summary.header.revision,
-        }
-        with PartFile(os.path.join(work, RESTORED_NAME)) as part:
-            part.file.write(json.dumps(content, indent=1).encode() + b"\n")
-            part.commit(replaces=False)
+        header = summary.header
+        _write_note(work, base, {"from_cluster": f"{header.cluster_id:x}", "revision": header.revision})
     finally:
         directory.close()
     return summary

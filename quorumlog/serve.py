@@ -2,7 +2,8 @@
 
 Order, each step guarded by the one before it:
 
-    data directory   its lock: from here on no other process touches these files
+    data directory   its lock: from here on no other process touches these files. A member that was added
+                     to a running cluster makes it of what the others say (join.py)
     state            LevelDB, which may not be opened by two
     log, network     raft.Node: replays, votes, replicates
     client door      answers clients, once the state has what was known to be committed when the process
@@ -13,8 +14,8 @@ Order, each step guarded by the one before it:
 
 At the end the reverse: clients first, so that what they wait for can still be finished. Exit statuses:
 0 after SIGTERM or SIGINT, 1 after a fatal error (a disk that failed, files that cannot be trusted, a
-port that is taken), 2 for settings that make no sense. A second signal ends the process at once, which is
-no worse than a crash.
+port that is taken) or when this member was removed, 2 for settings that make no sense. A second signal
+ends the process at once, which is no worse than a crash.
 """
 
 from __future__ import annotations
@@ -43,18 +44,19 @@ from kvstore import (
     open_or_rebuild,
     publish_member,
 )
-from quorumlog.flags import ServeConfig, add_options, cluster_id, load
+from quorumlog.flags import ServeConfig, add_options, load
+from quorumlog.join import open_directory
 from quorumlog.restore import read_base
 from raft import (
     ConfigError,
     DataDirectory,
     InitialMember,
+    MemberRemoved,
     Node,
     NodeConfig,
     NodeId,
     RaftError,
     Stopping,
-    WrongIdentity,
     address_of,
     check_can_listen,
 )
@@ -82,19 +84,27 @@ _LOG_LEVELS: Final = {
     "error": logging.ERROR,
 }
 
+_REMOVED_HELP: Final = (
+    "That is `quorumlog member add`, and then a start with --initial-cluster-state existing"
+)
+
 _EPILOG: Final = """\
 Every flag may also be given as an environment variable (QUORUMLOG_DATA_DIR for --data-dir) or, without
 its dashes, in the TOML file of --config-file. A flag goes before a variable, a variable before the file.
 
 exit status:
   0  stopped by SIGTERM or SIGINT
-  1  a fatal error at run time: disk, data directory, port
+  1  a fatal error at run time: disk, data directory, port; or this member was removed from its cluster
   2  bad settings
 
 example, the first of three members on one machine:
   quorumlog serve --name n1 --data-dir n1.data \\
     --listen-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 \\
     --initial-cluster n1=http://127.0.0.1:2380,n2=http://127.0.0.1:2390,n3=http://127.0.0.1:2400
+
+a fourth for the cluster that runs (`quorumlog member add` prints what is particular to it):
+  quorumlog member add n4 --peer-urls http://127.0.0.1:2410
+  quorumlog serve --name n4 ... --initial-cluster-state existing --initial-cluster n1=...,n2=...,n3=...,n4=...
 """
 
 
@@ -132,6 +142,9 @@ def run(args: argparse.Namespace) -> int:
         for fault in error.faults:
             _complain(fault)
         return EXIT_CONFIG
+    except MemberRemoved as error:
+        _complain(f"{error}. {_REMOVED_HELP}")
+        return EXIT_FATAL
     except (RaftError, StateError, OSError) as error:
         _complain(str(error))
         return EXIT_FATAL
@@ -175,9 +188,11 @@ class _Server:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config = self._config
-        base = read_base(config.data_dir)
-        directory = _open_directory(config, base)
+        directory = await open_directory(config, self._ended)
+        if directory is None:
+            return
         stack.callback(directory.close)
+        base = read_base(config.data_dir)
         for url in (*config.listen_client_urls, *config.listen_peer_urls):
             check_can_listen(address_of(url))
         store = open_or_rebuild(directory.state_path, base=base, flush_bytes=config.state_flush_bytes)
@@ -187,14 +202,16 @@ class _Server:
             loop.call_soon_threadsafe(self._fail, error)
 
         store.on_failure = state_failed
-        node = await Node.start(_node_config(config, directory), store, directory=directory)
+        node = await Node.start(
+            _node_config(config, directory), store, directory=directory, application_note=base
+        )
         stack.push_async_callback(node.stop)
         self._watch(stack, node.wait_stopped(), "node")
         store.start()
         await self._wait_replayed(node)
         if self._ended.is_set():
             return
-        context = await self._open_door(stack, node, store, directory.members)
+        context = await self._open_door(stack, node, store)
         if config.auto_compaction is not None:
             compactor = AutoCompactor(
                 config.auto_compaction,
@@ -227,15 +244,16 @@ class _Server:
             # A node that failed says why by wait_stopped.
             await asyncio.gather(replayed, ended, return_exceptions=True)
 
-    async def _open_door(self, stack: AsyncExitStack, node: Node, store: Store, members: Any) -> ApiContext:
+    async def _open_door(self, stack: AsyncExitStack, node: Node, store: Store) -> ApiContext:
         config = self._config
         settings = ApiSettings(
             max_request_bytes=config.max_request_bytes,
             max_txn_ops=config.max_txn_ops,
             election_timeout_s=config.election_timeout_ms / 1000,
+            strict_reconfig_check=config.strict_reconfig_check,
         )
         context = ApiContext(store, node, settings)
-        methods = build_methods(context, {i: member.peer_urls for i, member in members.items()})
+        methods = build_methods(context)
         for url in config.listen_client_urls:
             door = GrpcDoor(methods, GrpcDoorSettings(max_request_bytes=config.max_request_bytes))
             await door.start(address_of(url))
@@ -288,22 +306,6 @@ def _leave_now(status: int) -> None:
     os._exit(status)
 
 
-def _open_directory(config: ServeConfig, base: bytes) -> DataDirectory:
-    """Open the data directory, or make it for the initial cluster. `base`: what it was restored to, if
-    it was. Raises StorageError."""
-    if not config.is_cluster_given:
-        try:
-            return DataDirectory.open(config.data_dir)
-        except WrongIdentity:
-            pass  # it was never used: this is its first start
-    return DataDirectory.open(
-        config.data_dir,
-        cluster_id=cluster_id(list(config.members), base),
-        node_id=config.node_id,
-        members=config.members,
-    )
-
-
 def _node_config(config: ServeConfig, directory: DataDirectory) -> NodeConfig:
     identity = directory.identity
     members: dict[NodeId, InitialMember] = dict(directory.members)
@@ -313,6 +315,8 @@ def _node_config(config: ServeConfig, directory: DataDirectory) -> NodeConfig:
         node_id=identity.node_id,
         cluster_id=identity.cluster_id,
         members=members,
+        peer_urls=config.advertise_peer_urls,
+        learners_max=config.learners_max,
         listen_peer_urls=config.listen_peer_urls,
         tick_interval_s=tick_s,
         heartbeat_ticks=HEARTBEAT_TICKS,

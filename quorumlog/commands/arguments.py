@@ -51,7 +51,10 @@ class CommandParser(Parser):
 
     def _options_first(self, args: Sequence[str]) -> list[str]:
         takes_value = {
-            name for action in self._actions if action.nargs != 0 for name in action.option_strings
+            name
+            for action in self._actions
+            if action.nargs not in (0, "?")  # "?": only as --name=value
+            for name in action.option_strings
         }
         options: list[str] = []
         positionals: list[str] = []

@@ -1,4 +1,4 @@
-"""status and members: what the cluster is made of and how it is."""
+"""status: how each member is."""
 
 from __future__ import annotations
 
@@ -29,35 +29,14 @@ examples:
   quorumlog status -o json
 """
 
-_MEMBERS_HELP = "List the members of the cluster, with their addresses."
-
-_MEMBERS_EXAMPLES = """\
-examples:
-  quorumlog members
-  quorumlog members --consistency s      as the asked member knows them, without a quorum
-"""
-
 
 def add_arguments(subparsers: Any) -> None:
-    """Register status and members."""
+    """Register status."""
     status = subparsers.add_parser(
         "status", help="state of each endpoint", description=_STATUS_HELP, epilog=_STATUS_EXAMPLES
     )
     add_global_options(status, with_defaults=False)
     status.set_defaults(run=run_status)
-
-    members = subparsers.add_parser(
-        "members", help="list the members", description=_MEMBERS_HELP, epilog=_MEMBERS_EXAMPLES
-    )
-    add_global_options(members, with_defaults=False)
-    members.add_argument(
-        "--consistency",
-        type=str.lower,
-        choices=("l", "s"),
-        default="l",
-        help="l: linearizable (default); s: as the asked member knows them",
-    )
-    members.set_defaults(run=run_members)
 
 
 def run_status(args: argparse.Namespace) -> Exit:
@@ -136,30 +115,3 @@ def _status_entry(endpoint: str, answer: MemberStatus | ClientError) -> dict[str
     if isinstance(answer, ClientError):
         return {"Endpoint": endpoint, "Error": {"code": answer.code, "message": answer.message}}
     return {"Endpoint": endpoint, "Status": out.status_json(answer)}
-
-
-def run_members(args: argparse.Namespace) -> Exit:
-    async def action(client: Client, output: Output) -> Exit:
-        result = await client.member_list(linearizable=args.consistency == "l")
-        if output.is_json:
-            output.json(out.members_json(result))
-            return Exit.OK
-        rows = [
-            (
-                f"{member.member_id:x}",
-                "started" if member.name else "unstarted",
-                member.name,
-                " ".join(member.peer_urls),
-                " ".join(member.client_urls),
-                "learner" if member.is_learner else "voter",
-            )
-            for member in result.members
-        ]
-        if output.is_table:
-            output.table(("ID", "STATE", "NAME", "PEER URLS", "CLIENT URLS", "KIND"), rows)
-        else:
-            for row in rows:
-                output.line(", ".join(row))
-        return Exit.OK
-
-    return run(args, action, is_write=False, default_output="table")

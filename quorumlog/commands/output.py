@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         DeleteResult,
         Header,
         KeyValue,
+        Member,
+        MemberAddResult,
         MemberListResult,
         MemberStatus,
         Operation,
@@ -245,19 +247,28 @@ def _response_json(result: OpResult) -> dict[str, Any]:
 
 
 def members_json(result: MemberListResult) -> dict[str, Any]:
-    members = [
-        _without_zeros(
-            {
-                "ID": member.member_id,
-                "name": member.name,
-                "peerURLs": list(member.peer_urls),
-                "clientURLs": list(member.client_urls),
-                "isLearner": member.is_learner,
-            }
-        )
-        for member in result.members
-    ]
+    members = list(map(_member_json, result.members))
     return {"header": header_json(result.header), **_without_zeros({"members": members})}
+
+
+def member_add_json(result: MemberAddResult) -> dict[str, Any]:
+    return {
+        "header": header_json(result.header),
+        "member": _member_json(result.member),
+        "members": list(map(_member_json, result.members)),
+    }
+
+
+def _member_json(member: Member) -> dict[str, Any]:
+    return _without_zeros(
+        {
+            "ID": member.member_id,
+            "name": member.name,
+            "peerURLs": list(member.peer_urls),
+            "clientURLs": list(member.client_urls),
+            "isLearner": member.is_learner,
+        }
+    )
 
 
 def status_json(status: MemberStatus) -> dict[str, Any]:

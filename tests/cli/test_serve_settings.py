@@ -40,7 +40,21 @@ def test_the_defaults_are_etcds() -> None:
     assert (config.max_request_bytes, config.max_txn_ops) == (1572864, 128)
     [(node_id, member)] = config.members.items()
     assert node_id == config.node_id and member == ("default", ("http://localhost:2380",))
-    assert not config.is_cluster_given
+    assert not config.is_cluster_given and not config.is_joining
+    assert config.strict_reconfig_check and config.learners_max == 1
+
+
+def test_switches_are_given_as_to_etcd() -> None:
+    assert not settings("--strict-reconfig-check=false", "--insecure").strict_reconfig_check
+    assert settings("--strict-reconfig-check", "--name", "n1").strict_reconfig_check
+    assert not settings(env={"QUORUMLOG_STRICT_RECONFIG_CHECK": "false"}).strict_reconfig_check
+
+
+def test_a_member_that_was_added_is_told_of_all_others() -> None:
+    config = settings(*THREE, "--initial-cluster-state", "existing", "--max-learners", "3")
+    assert config.is_joining and config.learners_max == 3
+    assert config.advertise_peer_urls == (N1,)
+    assert {member.peer_urls for member in config.members.values()} == {(N1,), (N2,), (N3,)}
 
 
 def test_every_member_computes_the_same_ids() -> None:
@@ -89,7 +103,8 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         *("--config-file", str(file), "--name", "a,b", "--listen-client-urls", "127.0.0.1:1"),
         *("--listen-peer-urls", "https://127.0.0.1:2", "--heartbeat-interval", "1"),
         *("--election-timeout", "99999", "--max-request-bytes", "many", "--log-level", "loud"),
-        *("--initial-cluster-state", "existing", "--initial-cluster", "x"),
+        *("--initial-cluster-state", "old", "--initial-cluster", "x"),
+        *("--strict-reconfig-check=maybe", "--max-learners", "0"),
     )
     text = "\n".join(found)
     for part in (
@@ -102,7 +117,9 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         "--election-timeout '99999'",
         "--max-request-bytes 'many'",
         "--log-level 'loud'",
-        "only `new` is supported yet",
+        "--initial-cluster-state 'old': new or existing",
+        "--strict-reconfig-check 'maybe': true or false",
+        "--max-learners '0': a whole number from 1",
         "'x' is not NAME=URL",
     ):
         assert part in text
