@@ -455,11 +455,16 @@ class Node(MemberOperations):
         return {**directory.incarnations, directory.identity.node_id: directory.identity.incarnation}
 
     def _check_peer(self, node_id: NodeId, incarnation: int) -> bool:
-        known = self._made_members().known_incarnation(node_id)
+        members, directory = self._made_members(), self._parts.directory
+        known = members.known_incarnation(node_id)
         if known and known != incarnation:
             return False
+        if node_id not in members.effective and node_id not in members.committed:
+            # Not known here yet, or anybody with an id of his own making: a flood of those must not fill what
+            # is remembered for ever, or no new member could come in any more.
+            return directory.incarnations.get(node_id, incarnation) == incarnation
         try:
-            self._parts.directory.remember_incarnation(node_id, incarnation)
+            directory.remember_incarnation(node_id, incarnation)
         except (IncarnationMismatch, TooManyPeers, ValueError):
             return False
         return True

@@ -211,3 +211,12 @@ async def test_bad_urls_are_refused_here(cluster: GrowingCluster) -> None:
     for urls in ([], ["nonsense"], ["http://127.0.0.1:1"] * 100, ["http://" + "x" * 5000 + ":1"]):
         with pytest.raises(ValueError):
             await leader.add_member(4, urls, timeout_s=TIMEOUT_S)
+
+
+async def test_strangers_are_not_remembered(cluster: GrowingCluster) -> None:
+    node = cluster.nodes[await cluster.leader()]
+    for number in range(2000):
+        assert node._check_peer(1000 + number, 7)
+    assert not {i for i in node._parts.directory.incarnations if i >= 1000}
+    other = await cluster.a_follower()
+    assert node._check_peer(other, other) and not node._check_peer(other, other + 1)
