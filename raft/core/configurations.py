@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from raft.core.types import LogIndex, Membership
+from raft.core.types import LogIndex, Membership, NodeId
 
 
 class Configuration(NamedTuple):
@@ -55,6 +55,13 @@ class Configurations:
     @property
     def committed(self) -> Configuration:
         return self._history[self._committed]
+
+    def may_elect(self, node_id: NodeId) -> bool:
+        """Whether `node_id` votes in the newest configuration, or in one that may come back: until the newest
+        is committed, the vote of a member that it removes may be needed, and its log be the longest."""
+        return any(
+            configuration.membership.is_voter(node_id) for configuration in self._history[self._committed :]
+        )
 
     def at(self, index: LogIndex) -> Configuration:
         """Return the configuration that holds at `index`: that of a snapshot which ends there (trap 22)."""

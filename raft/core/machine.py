@@ -333,10 +333,16 @@ class Machine:
 
     def campaign(self) -> None:
         """Begin an election, by a pre-vote if that is on. Nothing happens at a leader, or at a
-        member that is not a voter (trap 27)."""
+        member that is not a voter (trap 27).
+
+        One that is a voter no more campaigns until it knows that to be committed, without counting itself:
+        the others may lack the entry that says so, and then they need its vote, which they do not get
+        (dissertation 4.2.2).
+        """
         if self.role is Role.LEADER:
             return
-        if not self._membership.is_voter(self.node_id):
+        self._note_committed_membership()
+        if not self._configurations.may_elect(self.node_id):
             # It cannot replace a leader that fell silent, but must not go on vouching for it:
             # it would refuse votes, which a voter that does not know yet that it is one has to give.
             self._become(Role.FOLLOWER)

@@ -6,16 +6,26 @@ import pytest
 
 from raft.core.errors import InvariantViolation
 from raft.core.log import RaftLog
+from raft.core.membership_codec import encode_membership
 from raft.core.messages import (
     AppendEntries,
     AppendEntriesReply,
     Heartbeat,
+    PreVote,
     PreVoteReply,
     Propose,
     RequestVoteReply,
 )
 from raft.core.ready import Role
-from raft.core.types import ENTRY_OVERHEAD_BYTES, Entry, EntryKind, LogIndex, Membership, Term
+from raft.core.types import (
+    ENTRY_OVERHEAD_BYTES,
+    Entry,
+    EntryKind,
+    HardState,
+    LogIndex,
+    Membership,
+    Term,
+)
 from tests.core.driver import ELECTION_TICKS, FixedTimeout, MemoryLog, Node, terms_log
 from tests.core.solo import append, asks_vote, candidate, heartbeat, leader, member, of_kind, the
 
@@ -173,3 +183,35 @@ def test_a_ready_holds_one_append_for_a_member_however_far_behind() -> None:
         sent += [entry.index for m in appends for entry in m.entries]
     assert sent == list(range(2, node.core.last_index + 1))
     assert appends_sent > 10
+
+
+def demoted(commit_index: LogIndex) -> Node:
+    """Node 2, which led, and demoted itself: it alone has the entry that leaves {2, 5} for {5}, and node 5,
+    still in the joint configuration, needs its vote for a shorter log (seed 87 of the simulator)."""
+    outgoing = frozenset({2, 5})
+    joint = Membership(
+        frozenset({5}), voters_outgoing=outgoing, learners_next=frozenset({2}), auto_leave=True
+    )
+    left = Membership(frozenset({5}), learners=frozenset({2}))
+    log = [
+        Entry(1, 1, EntryKind.NOOP, b""),
+        Entry(2, 1, EntryKind.MEMBERSHIP, encode_membership(joint)),
+        Entry(3, 1, EntryKind.MEMBERSHIP, encode_membership(left)),
+    ]
+    return Node(2, Membership(outgoing), MemoryLog(log), HardState(1, 2, commit_index))
+
+
+def test_who_is_a_voter_no_more_stands_for_election_until_that_is_committed() -> None:
+    node = demoted(commit_index=2)
+    questions = of_kind(PreVote, node.tick(2 * ELECTION_TICKS - 1))
+    assert [question.to for question in questions] == [5]
+    node.step(PreVoteReply(5, 2, 2, granted=True))
+    assert node.core.role is Role.CANDIDATE, "its own vote, durable by now, does not count"
+    node.step(RequestVoteReply(5, 2, 2, granted=True))
+    assert node.leads
+    node.step(AppendEntriesReply(5, 2, 2, rejected=False, match_index=4))
+    assert node.core.membership.committed.voters == {5}
+
+
+def test_who_is_a_voter_no_more_is_silent_once_that_is_committed() -> None:
+    assert demoted(commit_index=3).tick(5 * ELECTION_TICKS) == []
