@@ -18,10 +18,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import grpc
 
@@ -114,6 +114,16 @@ def command_of(kind: Kind) -> list[str]:
     return [str(Path(sys.executable).with_name("quorumlog")), "serve"]
 
 
+class Place(NamedTuple):
+    """Where a member runs: on loopback, or in a network namespace."""
+
+    host: str = "127.0.0.1"
+    """Its clients' way to it."""
+    peer_host: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+    """Before its command."""
+
+
 @dataclass(slots=True)
 class Member:
     """One node: its addresses, its files, and its process while it has one."""
@@ -125,14 +135,19 @@ class Member:
     log_path: Path
     process: subprocess.Popen[bytes] | None = None
     paused: bool = False
+    joins: bool = False
+    """It is added to the cluster that runs: not one of those that it began with."""
+    is_gone: bool = False
+    """It was removed."""
+    place: Place = field(default_factory=Place)
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.client_port}"
+        return f"{self.place.host}:{self.client_port}"
 
     @property
     def peer_url(self) -> str:
-        return f"http://127.0.0.1:{self.peer_port}"
+        return f"http://{self.place.peer_host}:{self.peer_port}"
 
     @property
     def pid(self) -> int:
@@ -167,7 +182,9 @@ class LocalCluster:
         election_ms: int = 1000,
         token: str = "process-tests",  # noqa: S107 (etcd's word for a name of the cluster)
         extra_args: Sequence[str] = (),
+        place: Callable[[int], Place] = lambda index: Place(),
     ) -> None:
+        """`place`: tells where member i is to run."""
         self.kind: Kind = kind
         self.directory = directory
         self.election_s = election_ms / 1000
@@ -176,11 +193,12 @@ class LocalCluster:
             *("--heartbeat-interval", str(heartbeat_ms), "--election-timeout", str(election_ms)),
             *extra_args,
         ]
+        self._place = place
         directory.mkdir(parents=True, exist_ok=True)
-        self.members = [
-            Member(name, free_port(), free_port(), directory / name, directory / f"{name}.log")
-            for name in (f"n{i + 1}" for i in range(size))
-        ]
+        self.members: list[Member] = []
+        for _ in range(size):
+            self.make_member()
+        self._founders = self._named(self.members)
 
     def __enter__(self) -> LocalCluster:
         return self
@@ -193,6 +211,18 @@ class LocalCluster:
     @property
     def endpoints(self) -> list[str]:
         return [member.endpoint for member in self.members]
+
+    def make_member(self, *, joins: bool = False) -> int:
+        """Make one more, with files and ports of its own; return its index. Nothing is started."""
+        name = f"n{len(self.members) + 1}"
+        files = self.directory / name, self.directory / f"{name}.log"
+        place = self._place(len(self.members))
+        self.members.append(Member(name, free_port(), free_port(), *files, joins=joins, place=place))
+        return len(self.members) - 1
+
+    @staticmethod
+    def _named(members: Iterable[Member]) -> str:
+        return ",".join(f"{one.name}={one.peer_url}" for one in members)
 
     def running(self) -> list[int]:
         return [i for i, member in enumerate(self.members) if member.is_running]
@@ -208,11 +238,14 @@ class LocalCluster:
             "advertise_client_urls": client_url,
             "listen_peer_urls": member.peer_url,
             "initial_advertise_peer_urls": member.peer_url,
-            "initial_cluster": ",".join(f"{one.name}={one.peer_url}" for one in self.members),
+            "initial_cluster": self._founders,
             "initial_cluster_state": "new",
             "initial_cluster_token": self.token,
-            **changed,
         }
+        if member.joins:
+            present = (one for one in self.members if not one.is_gone)
+            flags |= {"initial_cluster": self._named(present), "initial_cluster_state": "existing"}
+        flags |= changed
         words = [word for flag, value in flags.items() for word in ("--" + flag.replace("_", "-"), value)]
         return [*command_of(self.kind), *words, *self._args]
 
@@ -252,7 +285,8 @@ class LocalCluster:
             member = self.members[index]
             if member.is_running:
                 raise ClusterError(f"{member.name} is running already")
-            member.process = self.spawn(self.command(index, **changed), member.log_path)
+            command = [*member.place.prefix, *self.command(index, **changed)]
+            member.process = self.spawn(command, member.log_path)
             member.paused = False
 
     def kill(self, *indices: int) -> None:
