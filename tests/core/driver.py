@@ -170,6 +170,7 @@ class Node:
         self.reads: list[ReadState] = []
         self.dropped: list[DroppedProposal] = []
         self.changes: list[ChangeAnswer] = []
+        self.snapshots_wanted: list[NodeId] = []
 
     @property
     def leads(self) -> bool:
@@ -185,6 +186,7 @@ class Node:
         self.reads += ready.reads
         self.dropped += ready.dropped
         self.changes += ready.changes
+        self.snapshots_wanted += ready.snapshots_wanted
         return ready
 
     def _write(self, append: StorageAppend) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from raft.core.messages import Message
-from raft.core.ready import Role
-from raft.core.types import EntryKind, LogIndex, Membership, MembershipChange, NodeId
+from raft.core.types import LogIndex, Membership, MembershipChange, NodeId
 from tests.core.driver import ELECTION_TICKS, FixedTimeout, Node, voters
 
 
@@ -69,7 +68,20 @@ class Group:
         """Let everyone do what can be done alone; what is sent waits in `network`."""
         for node in self.nodes.values():
             self.network += node.settle()
+            for member in node.snapshots_wanted[:]:
+                if not {member, node.node_id} & self.cuts:
+                    node.snapshots_wanted.remove(member)
+                    self.send_snapshot(node.node_id, member)
         self.network = [m for m in self.network if m.sender not in self.cuts and m.to not in self.cuts]
+
+    def send_snapshot(self, sender: NodeId, to: NodeId) -> LogIndex:
+        """Of the sender's state as it is now. Return its index."""
+        meta = self[sender].snapshot()
+        self[to].offer(meta, self[sender].applied)
+        self.network += self[to].settle()
+        self[sender].core.snapshot_finished(to, meta.index)
+        self.network += self[sender].settle()
+        return meta.index
 
     def round(self, keep: Callable[[Message], bool] = lambda message: True) -> bool:
         """Deliver what is under way, as far as `keep` lets it pass. Return whether there was anything."""
@@ -95,16 +107,20 @@ class Group:
                 self.nodes[node_id].core.tick()
             self.run()
 
-    def elect(self, node_id: NodeId) -> Node:
-        """Let time pass without a leader, and then `node_id` be the first to notice."""
+    def campaign(self, node_id: NodeId, keep: Callable[[Message], bool] = lambda message: True) -> Node:
+        """Nobody has heard a leader for an election timeout, and `node_id` is the first to notice."""
         for node in self.nodes.values():
-            if node.node_id not in self.cuts and not node.leads:
-                for _ in range(ELECTION_TICKS):
-                    node.core._election_elapsed_ticks = ELECTION_TICKS
+            if not node.leads:
+                node.core._election_elapsed_ticks = ELECTION_TICKS
         self.nodes[node_id].core.campaign()
-        self.run()
-        assert self.nodes[node_id].leads, self.nodes[node_id].core.status()
+        self.run(keep)
         return self.nodes[node_id]
+
+    def elect(self, node_id: NodeId) -> Node:
+        """As `campaign`, and it wins."""
+        node = self.campaign(node_id)
+        assert node.leads, node.core.status()
+        return node
 
     @property
     def leaders(self) -> list[NodeId]:
@@ -124,13 +140,3 @@ def configurations(node: Node) -> list[tuple[LogIndex, Membership]]:
 
 def effective(node: Node) -> Membership:
     return node.core.membership.effective
-
-
-def kinds(node: Node) -> str:
-    """The durable log as letters: n for an empty entry, c for a command, m for a configuration."""
-    letters = {EntryKind.COMMAND: "c", EntryKind.NOOP: "n", EntryKind.MEMBERSHIP: "m"}
-    return "".join(letters[EntryKind(entry.kind)] for entry in node.disk.list)
-
-
-def is_idle(node: Node) -> bool:
-    return node.core.role is Role.FOLLOWER and node.core.leader == 0

@@ -15,7 +15,7 @@ from raft.core.messages import (
     RequestVoteReply,
 )
 from raft.core.ready import Role
-from raft.core.types import Entry, EntryKind, HardState, LogIndex, NodeId, Term
+from raft.core.types import Entry, EntryKind, HardState, LogIndex, Membership, NodeId, Term
 from tests.core.driver import FixedTimeout, MemoryLog, Node, terms_log, voters
 
 M = TypeVar("M")
@@ -62,6 +62,25 @@ def leader(**settings: int | tuple[Term, ...]) -> Node:
     for peer in range(2, size // 2 + 2):
         node.step(RequestVoteReply(peer, 1, node.core.term, granted=True))
     assert node.leads
+    return node
+
+
+def leader_in(membership: Membership, node_id: NodeId = 1, **options: int) -> Node:
+    """`node_id` leads term 1 in this configuration of the first start. Its empty entry is committed."""
+    node = Node(
+        node_id,
+        membership,
+        options={"pre_vote": False, "check_quorum": False, **options},  # type: ignore[dict-item]
+        random=FixedTimeout(),
+    )
+    others = sorted((membership.voters | membership.voters_outgoing) - {node_id})
+    node.core.campaign()
+    node.settle()
+    node.step(*[RequestVoteReply(peer, node_id, 1, granted=True) for peer in others])
+    assert node.leads
+    for peer in others:
+        accept(node, peer, 1)
+    assert node.core.commit_index >= 1
     return node
 
 
