@@ -2,6 +2,8 @@
 
 1->2 Append T3 prev=4@2 [5@3 noop, 6@3 a] commit=4
 2->1 AppendReply T3 match=6          2->1 AppendReply T3 refused=4 hint=2@1
+
+A configuration is (1 2 3), a joint one (1 4 5)&(1 2 3), the new half first; `auto` ends by itself.
 """
 
 from __future__ import annotations
@@ -9,15 +11,53 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from raft.core import messages as m
-from raft.core.ready import Ready
-from raft.core.types import Entry, EntryKind, HardState
+from raft.core.errors import ChangeRefusal
+from raft.core.membership_codec import decode_membership
+from raft.core.ready import MembershipView, Ready
+from raft.core.types import Entry, EntryKind, HardState, Membership, MembershipChange, NodeId
 
 _LIST_MAX = 6
 
 
 def show_entry(entry: Entry) -> str:
-    what = "noop" if entry.kind == EntryKind.NOOP else entry.data.decode()
+    if entry.kind == EntryKind.MEMBERSHIP:
+        what = show_membership(decode_membership(entry.data))
+    else:
+        what = "noop" if entry.kind == EntryKind.NOOP else entry.data.decode()
     return f"{entry.index}@{entry.term} {what}"
+
+
+def _ids(ids: Iterable[NodeId]) -> str:
+    return f"({' '.join(map(str, sorted(ids)))})"
+
+
+def show_membership(membership: Membership) -> str:
+    text = _ids(membership.voters)
+    if membership.is_joint:
+        text += "&" + _ids(membership.voters_outgoing)
+    for name in ("learners", "learners_next", "removed"):
+        ids = getattr(membership, name)
+        text += f" {name}={_ids(ids)}" if ids else ""
+    return text + (" auto" if membership.auto_leave else "")
+
+
+def show_view(view: MembershipView) -> str:
+    effective = f"{show_membership(view.effective)} of {view.effective_index}"
+    if view.effective_index == view.committed_index:
+        return f"{effective}, committed"
+    return f"{effective}, committed {show_membership(view.committed)} of {view.committed_index}"
+
+
+def _show_change(change: MembershipChange) -> str:
+    groups = {"voters": change.voters, "learners": change.learners, "removes": change.removes}
+    words = [f"{name}={_ids(ids)}" for name, ids in groups.items() if ids]
+    return " ".join(["leaves"] * change.leaves + words)
+
+
+def _show_answer(index: int, refusal: ChangeRefusal | None, refused_id: NodeId) -> str:
+    if refusal is None:
+        return f"appended at {index}"
+    return f"refused: {refusal.name}" + (f" of {refused_id}" if refused_id else "")
 
 
 def show_entries(entries: Sequence[Entry]) -> str:
@@ -67,6 +107,11 @@ def _show_body(message: m.Message) -> str:
             return f"Propose ticket={message.ticket} [{payloads}]"
         case m.ProposeReply():
             return f"ProposeReply ticket={message.ticket} {message.reason.name}"
+        case m.ChangeRequest():
+            return f"ChangeRequest ticket={message.ticket} {_show_change(message.change)}"
+        case m.ChangeReply():
+            answer = _show_answer(message.index, message.refusal, message.refused_id)
+            return f"ChangeReply ticket={message.ticket} {answer}"
         case _:
             return type(message).__name__
 
@@ -88,6 +133,8 @@ def show_ready(ready: Ready) -> Iterable[str]:
         yield f"send {show_message(message)}"
     if ready.append is not None:
         parts = []
+        if (meta := ready.append.snapshot) is not None:
+            parts.append(f"snapshot {meta.index}@{meta.term} {show_membership(meta.membership)}")
         if ready.append.hard_state is not None:
             parts.append(show_hard_state(ready.append.hard_state))
         if ready.append.entries:
@@ -102,3 +149,10 @@ def show_ready(ready: Ready) -> Iterable[str]:
         yield f"reads up to {position} at index {index}"
     for ticket, reason in ready.dropped:
         yield f"ticket {ticket} dropped: {reason.name}"
+    for answer in ready.changes:
+        what = _show_answer(answer.index, answer.refusal, answer.refused_id)
+        yield f"change of ticket {answer.ticket} {what}"
+    if ready.membership is not None:
+        yield f"members: {show_view(ready.membership)}"
+    for member in ready.snapshots_wanted:
+        yield f"snapshot wanted for {member}"

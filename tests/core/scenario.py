@@ -5,9 +5,13 @@ commands of a block run in order and their outputs follow one another. QUORUMLOG
 outputs anew; the diff is then the review.
 
     nodes 3 [option=n ...]      new nodes 1..3 instead of all before; options of Config (pre_vote=0 ...)
+      [spares=2] [learners=4]   4 and 5 are there too, and no members, or learners
     disk 2 terms=1,1,2 [term=5] [vote=1] [commit=2]   give a node this log (or: keep)
     campaign 1                  tick 2 [n=20]         timeout 2 15  (election timeout in ticks)
     propose 1 a b               read 2
+    change 1 [add=4,5] [promote=4] [learner=6] [demote=2] [remove=3] [explicit] [not-strict]
+    leave 1                     end a joint configuration that does not end by itself
+    transfer 1 [3]              hand leadership over
     ready 1                     take one Ready: messages leave, the write and the entries to apply queue up
     sync 1 [n=2]                the log writer finishes its next append: what was held leaves
     apply 1                     the state machine finishes its next batch
@@ -17,8 +21,10 @@ outputs anew; the diff is then the review.
     tick-and-stabilize 1 [n=5]  that after each tick
     cut 1 2 | cut 1->2 | heal   what is sent over a cut link is lost
     crash 1 [lose-unsynced]     restart 1
+    compact 1 5                 drop 1's log through index 5
+    send-snapshot 1->2          of 1's state as it is now; 1's shell says that it came
     unreachable 1 2             1's transport says that messages to 2 were lost
-    log 1 | state | progress 1 | network | count
+    log 1 | state | members | progress 1 | network | count
     quiet COMMAND               the same without its output; `count` says how many messages it took
 """
 
@@ -32,9 +38,9 @@ from pathlib import Path
 from raft.core.config import Config
 from raft.core.errors import RaftError
 from raft.core.messages import Message
-from raft.core.types import HardState, NodeId
-from tests.core.driver import FixedTimeout, MemoryLog, Node, terms_log, voters
-from tests.core.notation import show_entries, show_entry, show_message, show_ready
+from raft.core.types import HardState, Membership, MembershipChange, NodeId
+from tests.core.driver import FixedTimeout, MemoryLog, Node, terms_log
+from tests.core.notation import show_entries, show_entry, show_message, show_ready, show_view
 
 SEPARATOR = "----"
 _ROUNDS_MAX = 400
@@ -136,15 +142,22 @@ class Scenario:
     # Nodes
 
     def do_nodes(self, words: list[str]) -> None:
-        options = {key: int(value) for key, value in (word.split("=") for word in words[1:])}
+        learners = _list(words, "learners")
+        options = {
+            key: int(value)
+            for key, value in (word.split("=") for word in words[1:])
+            if key not in ("spares", "learners")
+        }
         if not options.keys() <= _OPTIONS.keys():
             raise ScenarioError(f"no such option among {options}")
         # A new group on a new network.
         self.nodes, self.network, self.down, self.cuts = {}, [], set(), set()
-        for node_id in range(1, int(words[0]) + 1):
+        ids = range(1, int(words[0]) + 1)
+        first = Membership(voters=frozenset(ids), learners=learners)
+        for node_id in sorted({*ids, *learners, *range(1, len(ids) + _number(words, "spares", 0) + 1)}):
             self.nodes[node_id] = Node(
                 node_id,
-                voters(*range(1, int(words[0]) + 1)),
+                first,
                 options=options,
                 random=FixedTimeout(node_id - 1),
             )
@@ -205,6 +218,49 @@ class Scenario:
             self._say(f"{type(error).__name__}: {error}")
         else:
             self._say(f"proposed in T{term} " + (f"at index {index}" if index else f"as ticket {ticket}"))
+
+    def do_change(self, words: list[str]) -> None:
+        change = MembershipChange(
+            voters=_list(words, "add") | _list(words, "promote"),
+            learners=_list(words, "learner") | _list(words, "demote"),
+            removes=_list(words, "remove"),
+            auto_leave="explicit" not in words,
+            is_strict="not-strict" not in words,
+        )
+        self._change(self._live(words[0]), change)
+
+    def do_leave(self, words: list[str]) -> None:
+        self._change(self._live(words[0]), MembershipChange(leaves=True))
+
+    def _change(self, node: Node, change: MembershipChange) -> None:
+        try:
+            term, index, ticket = node.core.propose_change(change)
+        except RaftError as error:
+            self._say(f"{type(error).__name__}: {error}")
+        else:
+            self._say(f"change in T{term} " + (f"at index {index}" if index else f"as ticket {ticket}"))
+
+    def do_transfer(self, words: list[str]) -> None:
+        try:
+            target = self._live(words[0]).core.transfer_leadership(*map(int, words[1:]))
+        except RaftError as error:
+            self._say(f"{type(error).__name__}: {error}")
+        else:
+            self._say(f"{words[0]} hands over to {target}")
+
+    def do_compact(self, words: list[str]) -> None:
+        node = self._live(words[0])
+        node.compact(int(words[1]))
+        self._say(f"{words[0]} log begins after {node.disk.before_index}@{node.disk.before_term}")
+
+    def do_send_snapshot(self, words: list[str]) -> None:
+        sender, to = (self._live(word) for word in words[0].split("->"))
+        meta = sender.snapshot()
+        is_wanted = to.offer(meta, sender.applied)
+        self._say(
+            f"{to.node_id} {'takes' if is_wanted else 'does not want'} a snapshot at {meta.index}@{meta.term}"
+        )
+        sender.core.snapshot_finished(to.node_id, meta.index)
 
     def do_read(self, words: list[str]) -> None:
         self._say(f"read {self._live(words[0]).core.read_index()} of node {words[0]}")
@@ -359,6 +415,11 @@ class Scenario:
                 f"applied={s.applied_index}"
             )
 
+    def do_members(self, words: list[str]) -> None:
+        for node_id, node in sorted(self.nodes.items()):
+            if node_id not in self.down:
+                self._say(f"{node_id} {show_view(node.core.membership)}")
+
     def do_progress(self, words: list[str]) -> None:
         leadership = self._live(words[0]).core._leading()
         for member, p in leadership.progress.items():
@@ -377,6 +438,11 @@ class Scenario:
         for name, count in sorted(self.sent.items()):
             self._say(f"{count} {name}")
         self.sent.clear()
+
+
+def _list(words: list[str], key: str) -> frozenset[NodeId]:
+    values = next((w.removeprefix(f"{key}=") for w in words if w.startswith(f"{key}=")), "")
+    return frozenset(int(value) for value in values.split(",") if value)
 
 
 def _number(words: list[str], key: str, default: int) -> int:

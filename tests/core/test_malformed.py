@@ -5,6 +5,7 @@ What the transport guarantees is kept: an entries' block is one that the codec l
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft.core import messages as m
-from raft.core.errors import DropReason, InvariantViolation
-from raft.core.types import Entry
-from tests.core.driver import Node
+from raft.core.errors import ChangeRefusal, DropReason, InvariantViolation, RaftError
+from raft.core.membership_codec import encode_membership
+from raft.core.types import Entry, EntryKind, Membership, MembershipChange
+from tests.core.driver import Node, voters
 from tests.core.solo import leader, member
 
 NUMBER = st.one_of(st.integers(0, 6), st.integers(0, 2**63))
@@ -22,11 +24,29 @@ FLAG = st.booleans()
 BYTES = st.lists(st.binary(max_size=3), max_size=3)
 
 
+CONFIGURATIONS = st.sampled_from(
+    [
+        b"x",
+        encode_membership(voters(1)),
+        encode_membership(voters(2, 3)),
+        encode_membership(Membership(frozenset({2, 3}), frozenset({1}), removed=(4,))),
+        encode_membership(Membership(frozenset({2, 5}), voters_outgoing=frozenset({1, 2}), auto_leave=True)),
+    ]
+)
+SOME = st.frozensets(st.one_of(st.integers(0, 6), st.just(2**64)), max_size=2)
+DETAILS = st.lists(st.tuples(st.integers(0, 6), st.binary(max_size=2)), max_size=2).map(tuple)
+CHANGES = st.builds(MembershipChange, SOME, SOME, SOME, DETAILS, FLAG, FLAG, FLAG)
+
+
 @st.composite
 def blocks(draw: st.DrawFn) -> list[Entry]:
     first = draw(st.integers(1, 6))
     terms = sorted(draw(st.lists(st.integers(1, 6), max_size=4)))
-    return [Entry(first + i, term, draw(st.integers(0, 3)), b"x") for i, term in enumerate(terms)]
+    kinds = [draw(st.integers(0, 3)) for _ in terms]
+    return [
+        Entry(first + i, term, kind, draw(CONFIGURATIONS) if kind == EntryKind.MEMBERSHIP else b"x")
+        for i, (term, kind) in enumerate(zip(terms, kinds, strict=True))
+    ]
 
 
 ENVELOPE = (st.integers(1, 5), st.just(1), st.integers(0, 6))
@@ -45,8 +65,12 @@ MESSAGES = st.one_of(
     st.builds(m.ReadIndexReply, *ENVELOPE, NUMBER, NUMBER, NUMBER),
     st.builds(m.Propose, *ENVELOPE, NUMBER, NUMBER, BYTES),
     st.builds(m.ProposeReply, *ENVELOPE, NUMBER, NUMBER, st.sampled_from(DropReason)),
+    st.builds(m.ChangeRequest, *ENVELOPE, NUMBER, NUMBER, CHANGES),
+    st.builds(m.ChangeReply, *ENVELOPE, NUMBER, NUMBER, NUMBER, st.sampled_from(ChangeRefusal), NUMBER),
 )
-INPUTS = st.lists(st.one_of(MESSAGES, MESSAGES, st.integers(1, 12), st.just("propose"), st.just("read")))
+INPUTS = st.lists(
+    st.one_of(MESSAGES, MESSAGES, st.integers(1, 12), st.sampled_from(["propose", "read", "transfer"]))
+)
 
 
 def feed(node: Node, inputs: list[m.Message | int | str]) -> None:
@@ -54,8 +78,11 @@ def feed(node: Node, inputs: list[m.Message | int | str]) -> None:
         if isinstance(one, int):
             node.tick(one)
         elif one == "propose":
-            if node.leads:
+            with contextlib.suppress(RaftError):
                 node.core.propose([b"p"])
+        elif one == "transfer":
+            with contextlib.suppress(RaftError):
+                node.core.transfer_leadership()
         elif one == "read":
             node.core.read_index()
         else:
@@ -65,7 +92,7 @@ def feed(node: Node, inputs: list[m.Message | int | str]) -> None:
 
 
 @given(st.sampled_from(["member", "leader", "careful"]), INPUTS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_whatever_a_member_says(kind: str, inputs: list[m.Message | int | str]) -> None:
     node = {
         "member": lambda: member(size=4, log=(1, 1, 2), term=2, commit=1),
