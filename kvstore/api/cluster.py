@@ -134,7 +134,7 @@ class ClusterService:
 
         voters = self._voters() - {request.ID}
         await self._make(call, lambda: self._check_known(request.ID), change, voters=voters)
-        response = MemberRemoveResponse(members=self._listed())
+        response = MemberRemoveResponse(members=self._listed(without=request.ID))
         context.fill_header(response.header)
         return response
 
@@ -196,12 +196,11 @@ class ClusterService:
                 timeout_s=timeout_s,
             )
 
-        voters = self._voters()
-        if request.ID in voters:
-            voters = voters - {request.ID} | {new_id}
+        voters_before = self._voters()
+        voters = voters_before - {request.ID} | {new_id} if request.ID in voters_before else voters_before
         await self._make(call, check, change, voters=voters)
-        members = self._listed()
-        new = next((member for member in members if member.ID == new_id), Member(ID=new_id, peerURLs=urls))
+        new = Member(ID=new_id, peerURLs=urls, isLearner=request.ID not in voters_before)
+        members = self._listed(added=new, without=request.ID)
         response = MemberReplaceResponse(member=new, members=members)
         context.fill_header(response.header)
         return response
@@ -290,9 +289,9 @@ class ClusterService:
         if any(not set(urls).isdisjoint(m.peer_urls) for i, m in members.items() if i != except_for):
             raise PEER_URLS_EXIST.error()
 
-    def _listed(self, *, added: Member | None = None) -> list[Member]:
+    def _listed(self, *, added: Member | None = None, without: int = 0) -> list[Member]:
         """Return the members by id. Only those of the configuration: what a member published outlives it.
-        `added`: one that may not be in it yet."""
+        `added`: one that may not be in it yet. `without`: one that is gone; itself, it may not know."""
         published = self._context.store.published_members()
         listed = []
         for member_id, info in self._context.replica.members.items():
@@ -301,6 +300,7 @@ class ClusterService:
                 member.name = published[member_id].name
                 member.clientURLs.extend(published[member_id].client_urls)
             listed.append(member)
+        listed = [member for member in listed if member.ID != without]
         if added is not None and all(member.ID != added.ID for member in listed):
             listed.append(added)
         return sorted(listed, key=lambda member: member.ID)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 
-from raft.core.errors import ChangeRefusal, ChangeRefused, TransferFailed
+from raft.core.errors import ChangeRefusal, ChangeRefused, MemberRemoved, OutcomeUnknown, TransferFailed
 from raft.core.types import NO_NODE, MembershipChange, NodeId
 from raft.runtime.driver import Driver
 from raft.runtime.members import MemberInfo, check_peer_urls, encode_details
@@ -31,6 +31,12 @@ class MemberOperations:
 
     `is_strict`: refuse what would leave the voters without a majority of such as are heard from.
     """
+
+    _fatal: BaseException | None
+
+    @property
+    def node_id(self) -> NodeId:
+        raise NotImplementedError
 
     def _running(self) -> Driver:
         raise NotImplementedError
@@ -75,7 +81,7 @@ class MemberOperations:
     async def remove_member(self, node_id: NodeId, *, is_strict: bool = True, timeout_s: float) -> None:
         """Remove a member, for good. The leader too: it hands over when that is committed."""
         change = MembershipChange(removes=frozenset({node_id}), is_strict=is_strict)
-        await self._change(change, timeout_s)
+        await self._change(change, timeout_s, removed=node_id)
 
     async def promote_member(self, node_id: NodeId, *, is_strict: bool = True, timeout_s: float) -> None:
         """Make a learner a voter. Refused as LEARNER_BEHIND until it has caught up."""
@@ -114,6 +120,7 @@ class MemberOperations:
                 is_strict=is_strict,
             ),
             timeout_s,
+            removed=old_id,
         )
 
     async def transfer_leadership(self, target: NodeId = NO_NODE, *, timeout_s: float) -> None:
@@ -132,8 +139,13 @@ class MemberOperations:
         except TimeoutError:
             raise TransferFailed("the deadline came first; the target may yet take over") from None
 
-    async def _change(self, change: MembershipChange, timeout_s: float) -> None:
-        await self._running().change_membership(change, checked_timeout(timeout_s))
+    async def _change(self, change: MembershipChange, timeout_s: float, removed: NodeId = NO_NODE) -> None:
+        try:
+            await self._running().change_membership(change, checked_timeout(timeout_s))
+        except OutcomeUnknown:
+            # Who asks for its own removal gets no entry that says so, but is told by the others.
+            if removed != self.node_id or not isinstance(self._fatal, MemberRemoved):
+                raise
 
     def _known(self, node_id: NodeId) -> MemberInfo:
         # By what is committed. Whoever was a member once is one still, or the core knows that it was removed:

@@ -154,6 +154,18 @@ async def test_the_leader_is_removed(make_cluster: MakeCluster, asked: str) -> N
 
 
 @pytest.mark.ours
+async def test_a_follower_is_asked_for_its_own_removal(make_cluster: MakeCluster) -> None:
+    """The entry that ends it is not sent to it any more: it answers by what the others tell it."""
+    cluster = await started(make_cluster)
+    leader = await cluster.leader()
+    follower = next(i for i in range(3) if i != leader)
+    said = await own(cluster, "member", "remove", cluster.members[follower].name, "-o", "json", at=follower)
+    assert len(json.loads(said)["members"]) == 2
+    assert await cluster.wait_exit(follower) == 1
+    await cluster.wait_healthy([i for i in range(3) if i != follower])
+
+
+@pytest.mark.ours
 async def test_a_member_that_was_down_learns_of_its_removal(make_cluster: MakeCluster) -> None:
     cluster = await started(make_cluster)
     await cluster.stop(2)
