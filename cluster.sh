@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
 # A local cluster of quorumlog nodes on loopback. `./cluster.sh help` lists what it does.
 #
-# State, all below one directory: `cluster` (what was made: size, first port, token) and, for node I,
-# nI/data, nI/log and nI/pid. A pid file holds the process id and the time it was started at, in the kernel's
-# ticks: both must agree before any signal is sent, so that a recycled pid is never hit. What a crash of this
-# script leaves is read again by its next call: nodes that run are found by their pid files.
+# State, all below one directory: `cluster` (what was made: size, first port, token; and which nodes there are
+# by now) and, for node I, nI/data, nI/log and nI/pid. A pid file holds the process id and the time it was
+# started at, in the kernel's ticks: both must agree before any signal is sent, so that a recycled pid is never
+# hit. What a crash of this script leaves is read again by its next call: nodes that run are found by their pid
+# files, and members by their peer URLs.
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 directory=$(realpath -ms "${QUORUMLOG_CLUSTER_DIR:-$top/.cluster}")
 size_max=9
-size=0 # 0: no cluster was made yet
+size=0   # with how many it was made; 0: no cluster was made yet
+nodes=() # the numbers of those that there are
+joined=() # of these, the ones that were added since, or put in the place of another
+gone=()  # numbers of which only the log is left
 port=${QUORUMLOG_CLUSTER_PORT:-2379}
 token=""
 
@@ -30,6 +34,11 @@ usage: ./cluster.sh COMMAND
   resume I       let it go on (SIGCONT)
   restart I      stop node I if it runs, start it, wait until it serves
   logs I [-f]    the end of node I's log; -f follows it (more options are given to tail)
+  add [--learner]
+                 add a node and start it; it gets a vote when it has caught up, with --learner none
+  remove I       remove node I from the cluster, and its data; its log stays
+  replace I      put a new, empty member in the place of node I, at the same addresses: for a disk that is
+                 lost. The others must be a majority
   wipe           end all nodes and remove the cluster with all its data
   wipe I         remove the data of node I, which must be stopped
   ctl ARGS...    the command `quorumlog ARGS...` with this cluster's endpoints
@@ -56,12 +65,49 @@ load() {
             size) size=$value ;;
             port) made_port=$value ;;
             token) token=$value ;;
+            nodes) read -ra nodes <<<"$value" ;;
+            joined) read -ra joined <<<"$value" ;;
+            gone) read -ra gone <<<"$value" ;;
         esac
     done <"$directory/cluster"
     [[ -z ${QUORUMLOG_CLUSTER_PORT:-} || -z $made_port || $port == "$made_port" ]] ||
         die "the cluster in $directory was made for first port $made_port, not $port; wipe it or choose another directory"
     port=$made_port
     [[ $size =~ ^[1-9]$ && -n $port && -n $token ]] || die "$directory/cluster is damaged: size, port or token is missing"
+    # shellcheck disable=SC2207 # numbers
+    ((${#nodes[@]})) || nodes=($(seq "$size"))
+    [[ "${nodes[*]} ${joined[*]} ${gone[*]}" =~ ^[1-9\ ]*$ ]] ||
+        die "$directory/cluster is damaged: a node is no number"
+}
+
+save() {
+    printf '%s\n' "size=$size" "port=$port" "token=$token" \
+        "nodes=${nodes[*]}" "joined=${joined[*]}" "gone=${gone[*]}" >"$directory/cluster.new"
+    mv "$directory/cluster.new" "$directory/cluster"
+}
+
+is_in() { [[ " ${*:2} " == *" $1 "* ]]; } # NUMBER NUMBER...
+
+without() { # NUMBER NUMBER... : the others of them, sorted
+    local i
+    for i in "${@:2}"; do [[ $i == "$1" ]] || echo "$i"; done | sort -n
+}
+
+# shellcheck disable=SC2207 # numbers
+joins() { # NODE: it is there, as one that was added
+    nodes=($(without "$1" "${nodes[@]}" && echo "$1"))
+    nodes=($(printf '%s\n' "${nodes[@]}" | sort -n))
+    joined=($(without "$1" "${joined[@]}") "$1")
+    gone=($(without "$1" "${gone[@]}"))
+    save
+}
+
+# shellcheck disable=SC2207 # numbers
+leaves() { # NODE
+    nodes=($(without "$1" "${nodes[@]}"))
+    joined=($(without "$1" "${joined[@]}"))
+    gone=($(without "$1" "${gone[@]}") "$1")
+    save
 }
 
 must_exist() { ((size > 0)) || die "no cluster in $directory; make one with: ./cluster.sh start"; }
@@ -70,8 +116,10 @@ must_exist() { ((size > 0)) || die "no cluster in $directory; make one with: ./c
 node=0
 take_node() {
     must_exist
-    [[ $# -ge 1 ]] || misuse "which node? Give its number, 1 to $size"
-    [[ ${1#n} =~ ^[1-9]$ ]] && ((${1#n} <= size)) || misuse "no node '$1': this cluster has 1 to $size"
+    local those="${nodes[*]}"
+    [[ $those != "$(seq -s ' ' "${#nodes[@]}")" ]] || those="1 to ${#nodes[@]}"
+    [[ $# -ge 1 ]] || misuse "which node? Give its number, $those"
+    [[ ${1#n} =~ ^[1-9]$ ]] && is_in "${1#n}" "${nodes[@]}" || misuse "no node '$1': this cluster has $those"
     node=${1#n}
 }
 
@@ -81,13 +129,13 @@ peer_url() { echo "http://127.0.0.1:$(($(client_port "$1") + 1))"; }
 
 endpoints() {
     local i urls=()
-    for ((i = 1; i <= size; i++)); do urls+=("$(client_url "$i")"); done
+    for i in "${nodes[@]}"; do urls+=("$(client_url "$i")"); done
     (IFS=,; echo "${urls[*]}")
 }
 
-initial_cluster() {
+initial_cluster() { # NODE...
     local i members=()
-    for ((i = 1; i <= size; i++)); do members+=("n$i=$(peer_url "$i")"); done
+    for i; do members+=("n$i=$(peer_url "$i")"); done
     (IFS=,; echo "${members[*]}")
 }
 
@@ -154,14 +202,20 @@ check_ports() { # NODE
 }
 
 launch() { # NODE
-    local home=$directory/n$1 pid state started
+    local home=$directory/n$1 pid state started kind=new members
+    # What the cluster was made of stays the same for those with which it was made.
+    # shellcheck disable=SC2046 # numbers
+    members=$(initial_cluster $(seq "$size"))
+    if is_in "$1" "${joined[@]}"; then
+        kind=existing members=$(initial_cluster "${nodes[@]}")
+    fi
     mkdir -p "$home"
     # A session of its own: neither the terminal's Ctrl-C nor its end reaches the node. It must not inherit
     # this script's lock.
     setsid "$top/.venv/bin/quorumlog" serve --name "n$1" --data-dir "$home/data" \
         --listen-client-urls "$(client_url "$1")" --advertise-client-urls "$(client_url "$1")" \
         --listen-peer-urls "$(peer_url "$1")" --initial-advertise-peer-urls "$(peer_url "$1")" \
-        --initial-cluster "$(initial_cluster)" --initial-cluster-token "$token" --initial-cluster-state new \
+        --initial-cluster "$members" --initial-cluster-token "$token" --initial-cluster-state "$kind" \
         </dev/null >>"$home/log" 2>&1 9>&- &
     pid=$!
     read -r state started < <(process_state "$pid") || started=0 # gone already: probe will say so
@@ -211,7 +265,7 @@ wait_until_serving() { # READ NODE...
 
 table() {
     local i verdict rest running=() state=() answer=()
-    for ((i = 1; i <= size; i++)); do
+    for i in "${nodes[@]}"; do
         state[i]=$(node_state "$i")
         [[ ${state[i]} != running ]] || running+=("$i")
     done
@@ -221,12 +275,45 @@ table() {
         done < <(probe 1 serializable "${running[@]}")
     fi
     printf '%-5s %-8s %-8s %-23s %-23s %-11s %5s %9s\n' NODE STATE PID CLIENT PEER ROLE TERM APPLIED
-    for ((i = 1; i <= size; i++)); do
+    for i in "${nodes[@]}"; do
         # shellcheck disable=SC2086 # three words
         printf '%-5s %-8s %-8s %-23s %-23s %-11s %5s %9s\n' "n$i" "${state[i]}" "$(node_pid "$i" || echo -)" \
             "$(client_url "$i")" "$(peer_url "$i")" ${answer[i]:-- - -}
     done
-    ((${#running[@]} == size))
+    ((${#running[@]} == ${#nodes[@]}))
+}
+
+# --- the members, as the cluster has them -------------------------------------------------------------------
+
+ctl() { QUORUMLOG_ENDPOINTS=$(endpoints) "$top/.venv/bin/quorumlog" "$@"; }
+
+# Prints the id of the member that has node I's peer URL, and nothing if none has.
+member_of() { # NODE
+    local lines id _ peer
+    lines=$(ctl members -o simple) || die "the members of the cluster cannot be had; is there a majority?"
+    while IFS=, read -r id _ _ peer _; do
+        [[ ${peer# } != "$(peer_url "$1")" ]] || echo "$id"
+    done <<<"$lines"
+}
+
+# Prints the numbers of those that vote; of all nodes, if nobody can say which these are.
+voters() {
+    local i lines line
+    lines=$(ctl --timeout 1 members --consistency s -o simple 2>/dev/null) || lines=""
+    for i in "${nodes[@]}"; do
+        line=$(grep -F " $(peer_url "$i"), " <<<"$lines") || true
+        [[ -n $lines && $line != *", voter" ]] || echo "$i"
+    done
+}
+
+promote() { # NODE: give it its vote as soon as it has caught up
+    local id deadline=$((SECONDS + START_S)) said
+    id=$(member_of "$1")
+    until said=$(ctl member promote "$id" 2>&1); do
+        [[ $said == *"in sync with leader"* || $said == *": unavailable, nothing was applied"* ]] &&
+            ((SECONDS < deadline)) || die "n$1 runs, but has no vote: $said"
+        sleep 0.2
+    done
 }
 
 # --- commands -----------------------------------------------------------------------------------------------
@@ -246,20 +333,20 @@ command_start() {
     lock
     if ((size == 0)); then
         size=${1:-3} token=$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
-        for ((i = 1; i <= size; i++)); do check_ports "$i"; done
-        printf 'size=%s\nport=%s\ntoken=%s\n' "$size" "$port" "$token" >"$directory/cluster.new"
-        mv "$directory/cluster.new" "$directory/cluster"
-    elif [[ $# -eq 1 && $1 != "$size" ]]; then
-        die "there is a cluster of $size in $directory; for one of $1, wipe it first: ./cluster.sh wipe"
+        # shellcheck disable=SC2207 # numbers
+        nodes=($(seq "$size"))
+        for i in "${nodes[@]}"; do check_ports "$i"; done
+        save
+    elif [[ $# -eq 1 && $1 != "${#nodes[@]}" ]]; then
+        die "there is a cluster of ${#nodes[@]} in $directory; see add and remove, or wipe it first"
     fi
-    for ((i = 1; i <= size; i++)); do
+    for i in "${nodes[@]}"; do
         case $(node_state "$i") in
             stopped) check_ports "$i"; launch "$i" ;;
             paused) echo "resuming n$i"; signal_node "$i" CONT ;;
         esac
     done
-    # shellcheck disable=SC2046 # numbers
-    wait_until_serving linearizable $(seq "$size")
+    wait_until_serving linearizable "${nodes[@]}"
     table
 }
 
@@ -272,10 +359,10 @@ command_stop() {
     local i
     must_exist
     # All are told before any is waited for: a leader that stops last would see its followers go first.
-    for ((i = 1; i <= size; i++)); do
+    for i in "${nodes[@]}"; do
         signal_node "$i" TERM && signal_node "$i" CONT || true
     done
-    for ((i = 1; i <= size; i++)); do stop_node "$i"; done
+    for i in "${nodes[@]}"; do stop_node "$i"; done
     echo "stopped"
 }
 
@@ -288,18 +375,19 @@ command_signal() { # SIGNAL STATE NODE
 }
 
 command_restart() {
-    local i running=0 read=linearizable
+    local i voting=() running=0 read=linearizable
     take_node "$@"
     "$top/setup.sh"
+    mapfile -t voting < <(voters)
     stop_node "$node"
     check_ports "$node"
     launch "$node"
-    for ((i = 1; i <= size; i++)); do
+    for i in "${voting[@]}"; do
         [[ $(node_state "$i") != running ]] || running=$((running + 1))
     done
-    if ((2 * running <= size)); then
+    if ((2 * running <= ${#voting[@]})); then
         read=serializable
-        echo "$running of $size nodes run, which is no majority: waiting for serializable reads only"
+        echo "$running of ${#voting[@]} nodes run, which is no majority: waiting for serializable reads only"
     fi
     wait_until_serving "$read" "$node"
     echo "n$node serves at $(client_url "$node")"
@@ -311,6 +399,67 @@ command_logs() {
     exec tail -n 50 "${@:2}" "$directory/n$node/log"
 }
 
+command_add() {
+    local new id
+    [[ $# -eq 0 || $# -eq 1 && $1 == --learner ]] || misuse "add takes nothing but --learner"
+    "$top/setup.sh"
+    for ((new = 1; new <= size_max; new++)); do is_in "$new" "${nodes[@]}" || break; done
+    ((new <= size_max)) || die "there are $size_max nodes, which is as many as there may be"
+    check_ports "$new"
+    must_be_unused "$new"
+    id=$(member_of "$new")
+    # There is one if a call of this script was ended right behind it. Without a vote at first, for it has
+    # everything to catch up with.
+    if [[ -z $id ]]; then
+        ctl member add "n$new" --peer-urls "$(peer_url "$new")" --learner >/dev/null ||
+            die "n$new was not added (if there is a learner already, promote or remove that one first)"
+    fi
+    rm -rf "${directory:?}/n$new/data"
+    joins "$new"
+    launch "$new"
+    wait_until_serving serializable "$new"
+    if [[ $# -eq 0 ]]; then
+        promote "$new"
+        wait_until_serving linearizable "$new"
+    fi
+    table
+}
+
+command_remove() {
+    local id
+    take_node "$@"
+    ((${#nodes[@]} > 1)) || die "n$node is the only one: ./cluster.sh wipe"
+    id=$(member_of "$node")
+    # There is none if a call of this script was ended right behind it.
+    [[ -z $id ]] || ctl member remove "$id" >/dev/null || die "n$node was not removed"
+    stop_node "$node" # most end by themselves, as soon as they learn of it
+    must_be_unused "$node"
+    leaves "$node"
+    rm -rf "${directory:?}/n$node/data" "$directory/n$node/pid"
+    echo "n$node is removed; what it said is in $directory/n$node/log"
+}
+
+command_replace() {
+    local id was
+    take_node "$@"
+    "$top/setup.sh"
+    id=$(member_of "$node")
+    [[ -n $id ]] || die "no member is at $(peer_url "$node"): ./cluster.sh remove $node, then add"
+    was=$(node_state "$node")
+    stop_node "$node"
+    must_be_unused "$node"
+    check_ports "$node"
+    if ! ctl member replace "$id" "n$node" --peer-urls "$(peer_url "$node")" >/dev/null; then
+        [[ $was == stopped ]] || launch "$node"
+        die "n$node was not replaced"
+    fi
+    joins "$node"
+    rm -rf "${directory:?}/n$node/data"
+    launch "$node"
+    wait_until_serving linearizable "$node"
+    table
+}
+
 command_wipe() {
     local i
     must_exist
@@ -320,15 +469,16 @@ command_wipe() {
         must_be_unused "$node"
         rm -rf "${directory:?}/n$node"
         echo "the data of n$node is gone; the others know that and will not take it back under its old identity"
+        echo "(to have a new member in its place: ./cluster.sh replace $node)"
         return
     fi
-    for ((i = 1; i <= size; i++)); do
+    for i in "${nodes[@]}"; do
         [[ $(node_state "$i") != stopped ]] || must_be_unused "$i"
     done
-    for ((i = 1; i <= size; i++)); do
+    for i in "${nodes[@]}"; do
         signal_node "$i" KILL || true
     done
-    for ((i = 1; i <= size; i++)); do
+    for i in "${nodes[@]}" "${gone[@]}"; do
         wait_for_state "$i" stopped "$STOP_S" || die "n$i cannot be killed; it may hang in the disk"
         rm -rf "${directory:?}/n$i"
     done
@@ -339,7 +489,7 @@ command_wipe() {
 
 command_ctl() {
     must_exist
-    QUORUMLOG_ENDPOINTS=$(endpoints) exec "$top/.venv/bin/quorumlog" "$@"
+    ctl "$@"
 }
 
 main() {
@@ -356,6 +506,9 @@ main() {
         resume) must_exist; lock; command_signal CONT running "$@" ;;
         restart) must_exist; lock; command_restart "$@" ;;
         logs) command_logs "$@" ;;
+        add) must_exist; lock; command_add "$@" ;;
+        remove) must_exist; lock; command_remove "$@" ;;
+        replace) must_exist; lock; command_replace "$@" ;;
         wipe) must_exist; lock; command_wipe "$@" ;;
         ctl) command_ctl "$@" ;;
         *) misuse "unknown command '$command'" ;;

@@ -1,8 +1,9 @@
 """`python -m quorumlog.probe SECONDS READ [NAME URL PID]...`: do these nodes serve?
 
 What cluster.sh asks the nodes with. READ is `linearizable` or `serializable`: each node must answer such a
-read within SECONDS from now. A node whose process is gone is not waited for, since a server that refuses to
-start would otherwise cost the whole wait before anyone is told why.
+read within SECONDS from now; a learner, which serves no other, a serializable one. A node whose process is
+gone is not waited for, since a server that refuses to start would otherwise cost the whole wait before anyone
+is told why.
 
 Prints a line for each node, "NAME ok ROLE TERM APPLIED_INDEX" or "NAME failed REASON"; exit status 1 if any
 failed.
@@ -40,9 +41,11 @@ async def probe(name: str, url: str, pid: str, deadline: float, serializable: bo
         attempt_s = min(ATTEMPT_S_MAX, max(PAUSE_S, deadline - time.monotonic()))
         try:
             async with Client(url, timeout_s=attempt_s) as client:
-                await client.get(b"health", serializable=serializable)
+                status = await client.status(client.endpoints[0])
+                await client.get(b"health", serializable=serializable or status.is_learner)
                 status = await client.status(client.endpoints[0])
             role = "leader" if status.is_leader else "follower" if status.leader else "no-leader"
+            role = "learner" if status.is_learner else role
             return f"{name} ok {role} {status.raft_term} {status.raft_applied_index}"
         except ClientError as error:
             reason = error.message

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PORTS_PER_CLUSTER = 100
 
 NODE_COMMANDS = ["kill", "pause", "resume", "restart", "logs"]
-COMMANDS = ["start", "status", "stop", *NODE_COMMANDS, "wipe", "ctl", "help"]
+COMMANDS = ["start", "status", "stop", *NODE_COMMANDS, "add", "remove", "replace", "wipe", "ctl", "help"]
 
 
 @dataclass
@@ -140,7 +140,10 @@ def test_misuse(script: Script, arguments: list[str], environment: dict[str, str
 
 @pytest.mark.parametrize(
     "arguments",
-    [["status"], ["stop"], ["wipe"], ["ctl", "get", "a"], *([name, "1"] for name in NODE_COMMANDS)],
+    [
+        *(["status"], ["stop"], ["wipe"], ["ctl", "get", "a"], ["add"], ["remove", "1"], ["replace", "1"]),
+        *([name, "1"] for name in NODE_COMMANDS),
+    ],
 )
 def test_no_cluster(script: Script, arguments: list[str]) -> None:
     assert "no cluster in" in script.refused(*arguments)
@@ -199,6 +202,9 @@ def test_a_paused_node_can_be_stopped(script: Script, sleeper: subprocess.Popen[
         (["pause", "0"], "no node '0'"),
         (["logs", "one"], "no node 'one'"),
         (["wipe", "../n1"], "no node '../n1'"),
+        (["remove", "4"], "no node '4'"),
+        (["replace"], "which node?"),
+        (["add", "4"], "add takes nothing but --learner"),
     ],
 )
 def test_which_node(script: Script, arguments: list[str], says: str) -> None:
@@ -330,3 +336,47 @@ def test_a_wiped_node_is_not_taken_back(script: Script) -> None:
     assert not (script.directory / "n3").exists()
     assert "refuses this member" in script.refused("restart", "3")
     script.ok("ctl", "put", "a", "still two of three")
+    script.ok("replace", "3")
+    assert script.column("STATE") == ["running"] * 3
+    leader = script.leader()
+    script.ok("kill", str(leader if leader != 3 else 1))  # now it is needed
+    assert script.ok("ctl", "get", "a") == "a\nstill two of three\n"
+
+
+def test_nodes_come_and_go(script: Script) -> None:
+    script.ok("start")
+    script.ok("ctl", "put", "a", "b")
+    assert len(script.ok("add").splitlines()) == 5
+    assert "n4 is the only" not in script.ok("kill", "4")
+    script.ok("restart", "4")
+    assert "n1 is removed" in script.ok("remove", "1")
+    assert not (script.directory / "n1" / "data").exists()
+    assert "was removed from the cluster" in (script.directory / "n1" / "log").read_text()
+    assert list(script.table()) == ["n2", "n3", "n4"]
+    assert "no node '1': this cluster has 2 3 4" in script.refused("kill", "1", status=2)
+
+    script.ok("stop")
+    script.ok("start", "3")
+    assert sorted(script.column("ROLE")) == ["follower", "follower", "leader"]
+    assert script.ok("ctl", "get", "a") == "a\nb\n"
+    assert f"127.0.0.1:{script.port}/" not in script.ok("ctl", "members")
+
+    script.ok("add")  # the first number that is free
+    assert list(script.table()) == ["n1", "n2", "n3", "n4"]
+    url = f"127.0.0.1:{script.port}"
+    assert script.ok("ctl", "--endpoints", url, "get", "a") == "a\nb\n"
+    script.ok("remove", "3")
+    script.ok("wipe")
+    assert not script.directory.exists()
+
+
+def test_a_learner_has_no_vote(script: Script) -> None:
+    script.ok("start", "1")
+    assert "n1 is the only one" in script.refused("remove", "1")
+    script.ok("add", "--learner")
+    assert script.column("ROLE") == ["leader", "learner"]
+    assert "was not added" in script.run("add").stderr
+    assert "no majority" not in script.ok("restart", "2")
+    script.ok("kill", "2")
+    script.ok("ctl", "put", "a", "b")
+    assert "no majority" not in script.ok("restart", "1")
