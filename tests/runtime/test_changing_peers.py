@@ -71,12 +71,14 @@ async def pair(start: Start, ports: dict[NodeId, int]) -> tuple[GrpcEnd, GrpcEnd
 async def test_both_ends_are_told_of_each_others_data_directory(
     start: Start, ports: dict[NodeId, int]
 ) -> None:
-    a, b = await pair(start, ports)
-    assert set(a.handler.greeted) == {(2, 102)} and set(b.handler.greeted) == {(1, 101)}
-    count = len(a.handler.greeted), len(b.handler.greeted)
+    # Only the one dials, so that each is told by its own side of the handshake.
+    b = await start(2, ports, dialled={1: [ports[3]]})
+    a = await start(1, ports, dialled={2: [ports[2]]})
+    await until(lambda: a.transport.connected() == {2}, "the stream")
+    assert a.handler.greeted == [(2, 102)] and b.handler.greeted == [(1, 101)]
     async with a.transport.open_pipe(2):
         pass
-    assert (len(a.handler.greeted), len(b.handler.greeted)) == (count[0] + 1, count[1] + 1)
+    assert a.handler.greeted == [(2, 102)] * 2 and b.handler.greeted == [(1, 101)] * 2
 
 
 async def test_who_is_refused_is_not_greeted(start: Start, ports: dict[NodeId, int]) -> None:

@@ -263,6 +263,7 @@ def block(*entries: Entry) -> bytes:
         (change(voters=[0]), "0 is not a node id"),
         (change(details=[pb.MemberDetails(data=b"x")]), "0 is not a node id"),
         (change(removes=[5, 5]), "names a member twice"),
+        (change(voters=[7] * 1000), "a change of more than 256 members"),
         (change(learners=range(1, MEMBERS_MAX + 2)), "a change of more than 256 members"),
         (change(details=[pb.MemberDetails(node_id=1)] * 10_000), "a change of more than 256 members"),
         (

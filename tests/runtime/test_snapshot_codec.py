@@ -150,6 +150,7 @@ def test_the_helpers_of_this_file_make_good_frames() -> None:
         (header(membership=CONFIGURATION[:-1]), "is cut off"),
         (header(membership=CONFIGURATION + b"x"), "1 bytes behind a membership"),
         (header(membership=b"\x02" + CONFIGURATION[1:]), "a membership of version 2"),
+        (header(membership=configuration([0, 0, 0, 0, 0])), "without voters"),
         (header(membership=configuration([0, 1, 0, 0, 0], 3)), "without voters"),
         (header(membership=configuration([0, 0, 2, 0, 0], 1, 2)), "without voters"),
         (header(membership=configuration([1, 1, 0, 0, 0], 1, 1)), "a learner cannot also be a voter"),
