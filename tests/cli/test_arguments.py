@@ -148,7 +148,9 @@ def test_a_value_without_end_is_refused() -> None:
         assert_one_line(quorumlog("put", "k", stdin=endless), 2, "larger than 64 MiB")
 
 
-@pytest.mark.parametrize("command", ["", "put", "get", "del", "txn", "status", "members", "serve"])
+@pytest.mark.parametrize(
+    "command", ["", "put", "get", "del", "txn", "status", "members", "member", "move-leader", "serve"]
+)
 def test_help(command: str) -> None:
     outcome = quorumlog(*filter(None, [command, "--help"]))
     assert outcome.status == 0 and outcome.stderr == ""
