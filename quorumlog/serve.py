@@ -12,7 +12,8 @@ Order, each step guarded by the one before it:
     publication      tells the others, through the log, where this member's clients find it
     "ready"          one line in the log: this member has a leader and has served a write
 
-At the end the reverse: clients first, so that what they wait for can still be finished. Exit statuses:
+At the end the reverse: the door refuses new requests, the node finishes what is under way and hands
+leadership over, and when all have their answers the door is closed, and then the rest. Exit statuses:
 0 after SIGTERM or SIGINT, 1 after a fatal error (a disk that failed, files that cannot be trusted, a
 port that is taken) or when this member was removed, 2 for settings that make no sense. A second signal
 ends the process at once, which is no worse than a crash.
@@ -72,6 +73,10 @@ HEARTBEAT_TICKS: Final = 2
 
 COMMAND_SLACK_BYTES: Final = 64 * 1024
 """The log takes this much more than the API does, so that it is the API that refuses, in etcd's words."""
+
+STOP_DRAIN_S: Final = 3.0
+"""For writes that are in the log. With a majority that is a matter of milliseconds, but for a busy disk: to
+give up means that their clients never learn whether they were applied."""
 
 DOOR_GRACE_S: Final = 2.0
 STOP_S_MAX: Final = 10.0
@@ -254,10 +259,19 @@ class _Server:
         )
         context = ApiContext(store, node, settings)
         methods = build_methods(context)
+        doors = []
         for url in config.listen_client_urls:
             door = GrpcDoor(methods, GrpcDoorSettings(max_request_bytes=config.max_request_bytes))
             await door.start(address_of(url))
             stack.push_async_callback(door.stop, DOOR_GRACE_S)
+            doors.append(door)
+
+        async def wind_down() -> None:
+            for door in doors:
+                door.refuse()
+            await node.drain()
+
+        stack.push_async_callback(wind_down)
         return context
 
     async def _publish(self, context: ApiContext) -> None:
@@ -325,4 +339,5 @@ def _node_config(config: ServeConfig, directory: DataDirectory) -> NodeConfig:
         log_bytes_max=config.log_bytes_max,
         log_segment_bytes=config.log_segment_bytes,
         snapshot_bytes_per_s_max=config.snapshot_bytes_per_s_max,
+        stop_drain_s=STOP_DRAIN_S,
     )

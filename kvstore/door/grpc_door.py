@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import Any
 import grpc
 
 from kvstore.api import Method, StreamMethod, answer, answer_stream
-from kvstore.errors import TIMEOUT, ApiError
+from kvstore.errors import SERVER_STOPPED, TIMEOUT, ApiError
 from kvstore.pb import backup_pb2, cluster_pb2, rpc_pb2
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,15 @@ words, and only a much larger one by gRPC (etcd has the same slack)."""
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 HEALTH_SERVING = b"\x08\x01"
+HEALTH_NOT_SERVING = b"\x08\x02"
+
+QUIET_S = 0.15
+"""A door that refuses is closed when nobody has come for so long. What crosses the closing is lost without a
+word to its client, who must then believe that it may have been applied."""
+
+QUIET_LOOK_S = 0.01
+CUT_GRACE_S = 0.2
+"""For the answers that are made already, once the door is closed."""
 
 APPLIED_KEY = "quorumlog-applied"
 RETRYABLE_KEY = "quorumlog-retryable"
@@ -99,7 +110,8 @@ class GrpcDoor:
         self, methods: Mapping[str, Method | StreamMethod], settings: GrpcDoorSettings | None = None
     ) -> None:
         self._settings = settings or GrpcDoorSettings()
-        self._handlers = _Handlers(methods, self._settings.stalled_write_s)
+        self._gate = _Gate()
+        self._handlers = _Handlers(methods, self._gate, self._settings.stalled_write_s)
         self._server: Any = None
 
     async def start(self, address: str) -> int:
@@ -117,54 +129,100 @@ class GrpcDoor:
         self._server = server
         return port
 
+    def refuse(self) -> None:
+        """Answer each new request that this server stops: certainly not applied, ask another."""
+        self._gate.is_closed = True
+
     async def stop(self, grace_s: float = 1.0) -> None:
-        """Take no more requests; those under way have `grace_s` to end."""
-        if self._server is not None:
-            await self._server.stop(grace_s)
-            self._server = None
+        """Refuse what is new; what is under way has `grace_s` to end, and clients have it to go elsewhere."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        self.refuse()
+        await self._gate.wait_quiet(grace_s)
+        await server.stop(CUT_GRACE_S)
+
+
+class _Gate:
+    """Counts the requests, and says whether new ones are let in."""
+
+    __slots__ = ("_last_s", "_present", "is_closed")
+
+    def __init__(self) -> None:
+        self.is_closed = False
+        self._present = 0
+        self._last_s = -math.inf
+
+    def __enter__(self) -> None:
+        self._present += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._present -= 1
+        self._last_s = time.monotonic()
+
+    def admit(self) -> None:
+        """Raises ApiError once the door refuses."""
+        if self.is_closed:
+            raise SERVER_STOPPED.error()
+
+    async def wait_quiet(self, timeout_s: float) -> None:
+        """Return when nobody is here, and nobody has been for a while; at the latest after `timeout_s`."""
+        end_s = time.monotonic() + timeout_s
+        while (now_s := time.monotonic()) < end_s:
+            if not self._present and now_s - self._last_s >= QUIET_S:
+                return
+            await asyncio.sleep(QUIET_LOOK_S)
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Finds what answers a path: all made beforehand, since grpcio asks at each call."""
 
-    def __init__(self, methods: Mapping[str, Method | StreamMethod], stalled_write_s: float) -> None:
+    def __init__(
+        self, methods: Mapping[str, Method | StreamMethod], gate: _Gate, stalled_write_s: float
+    ) -> None:
         self._by_path = {
-            path: _unary(method) if isinstance(method, Method) else _stream(method, stalled_write_s)
+            path: _unary(method, gate)
+            if isinstance(method, Method)
+            else _stream(method, gate, stalled_write_s)
             for path, method in methods.items()
         }
-        self._by_path[HEALTH_CHECK] = grpc.unary_unary_rpc_method_handler(_check_health)
+        self._by_path[HEALTH_CHECK] = _health(gate)
 
     def service(self, handler_call_details: Any) -> Any:
         path: str = handler_call_details.method
         return self._by_path.get(path) or _unimplemented(path)
 
 
-def _unary(method: Method) -> Any:
+def _unary(method: Method, gate: _Gate) -> Any:
     async def behaviour(request: bytes, context: Any) -> bytes:
-        try:
-            return await answer(method, GrpcCall(request, context))
-        except ApiError as error:
-            failure = error
-        await _abort(context, failure)
-        raise AssertionError("abort raises")
+        with gate:
+            try:
+                gate.admit()
+                return await answer(method, GrpcCall(request, context))
+            except ApiError as error:
+                failure = error
+            await _abort(context, failure)
+            raise AssertionError("abort raises")
 
     return grpc.unary_unary_rpc_method_handler(behaviour)
 
 
-def _stream(method: StreamMethod, stalled_write_s: float) -> Any:
+def _stream(method: StreamMethod, gate: _Gate, stalled_write_s: float) -> Any:
     async def behaviour(request: bytes, context: Any) -> None:
-        try:
-            async with aclosing(answer_stream(method, GrpcCall(request, context))) as replies:
-                # The next reply is made when this one is written: a slow client slows only itself.
-                async for reply in replies:
-                    async with asyncio.timeout(stalled_write_s):
-                        await context.write(reply)
-            return
-        except ApiError as error:
-            failure = error
-        except TimeoutError:
-            failure = TIMEOUT.error()
-        await _abort(context, failure)
+        with gate:
+            try:
+                gate.admit()
+                async with aclosing(answer_stream(method, GrpcCall(request, context))) as replies:
+                    # The next reply is made when this one is written: a slow client slows only itself.
+                    async for reply in replies:
+                        async with asyncio.timeout(stalled_write_s):
+                            await context.write(reply)
+                return
+            except ApiError as error:
+                failure = error
+            except TimeoutError:
+                failure = TIMEOUT.error()
+            await _abort(context, failure)
 
     return grpc.unary_stream_rpc_method_handler(behaviour)
 
@@ -191,8 +249,12 @@ def _unimplemented(path: str) -> Any:
     return grpc.stream_stream_rpc_method_handler(behaviour)
 
 
-async def _check_health(request: bytes, context: Any) -> bytes:
+def _health(gate: _Gate) -> Any:
     """grpc.health.v1: of the server as a whole, the service "", whose request is empty."""
-    if request:
-        await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-    return HEALTH_SERVING
+
+    async def behaviour(request: bytes, context: Any) -> bytes:
+        if request:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return HEALTH_NOT_SERVING if gate.is_closed else HEALTH_SERVING
+
+    return grpc.unary_unary_rpc_method_handler(behaviour)

@@ -108,6 +108,7 @@ class Node(MemberOperations):
         self._members: Members | None = None
         self._stopping = False
         self._ended = asyncio.Event()
+        self._drain_task: asyncio.Task[None] | None = None
         self._end_task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -272,11 +273,24 @@ class Node(MemberOperations):
         if self._fatal is not None:
             raise self._fatal
 
+    async def drain(self) -> None:
+        """The first half of `stop`: refuse what is new, wait up to `stop_drain_s` for what is on its way,
+        hand leadership over, and tell whoever still waits what is true. Until `stop` the state machine can
+        be read, so that a server can answer what it has begun. May be called again; returns also after a
+        fatal error."""
+        await asyncio.wait([self._begin_drain()])
+
     async def stop(self) -> None:
-        """Stop in order: refuse what is new, wait up to `stop_drain_s` for what is on its way, flush
-        the state machine, close all files. May be called again. Never raises the fatal error."""
+        """Stop in order: `drain`, flush the state machine, close all files. May be called again. Never raises
+        the fatal error."""
         self._begin_end()
         await self._ended.wait()
+
+    def _begin_drain(self) -> asyncio.Task[None]:
+        if self._drain_task is None:
+            self._stopping = True
+            self._drain_task = self._loop.create_task(self._wind_down(), name="raft node drain")
+        return self._drain_task
 
     def _begin_end(self) -> None:
         if self._end_task is None:
@@ -301,13 +315,9 @@ class Node(MemberOperations):
     async def _end(self) -> None:
         try:
             driver = self._made_driver()
-            if self._fatal is None:
-                driver.proposals.fail_waiting()
-                await self._drain(driver)
-                await self._hand_over(driver)
+            await self._begin_drain()
+            await self._hand_over(driver)  # it may lead again
             driver.stop()
-            driver.proposals.fail_all()
-            driver.reads.fail_all()
             await self._take_apart()
         except Exception as error:
             # A disk that fails at the end: the log has promised nothing that is not there.
@@ -315,6 +325,16 @@ class Node(MemberOperations):
                 self._fatal = error
         finally:
             self._ended.set()
+
+    async def _wind_down(self) -> None:
+        driver = self._made_driver()
+        if self._fatal is None:
+            driver.proposals.fail_waiting()
+            await self._wait_drained(driver)
+            await self._hand_over(driver)
+        driver.proposals.fail_all()
+        driver.reads.fail_all()
+        driver.group.stop()
 
     async def _hand_over(self, driver: Driver) -> None:
         """Let another member lead at once, where the others would wait for an election timeout."""
@@ -326,7 +346,7 @@ class Node(MemberOperations):
         except (RaftError, TimeoutError) as error:
             logger.info("leadership was not handed over: %s", str(error) or "it took too long")
 
-    async def _drain(self, driver: Driver) -> None:
+    async def _wait_drained(self, driver: Driver) -> None:
         """Wait for proposals and reads that are on their way, within limits."""
         end_s = self._loop.time() + self.config.stop_drain_s
         while self._loop.time() < end_s and self._fatal is None:

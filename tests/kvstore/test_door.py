@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import random
@@ -21,6 +22,7 @@ from kvstore.pb.rpc_pb2 import (
     AlarmRequest,
     HashKVRequest,
     MemberListRequest,
+    MemberRemoveRequest,
     PutRequest,
     RangeRequest,
     RequestOp,
@@ -182,6 +184,33 @@ def test_health(client: Client) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         check(b"\x0a\x01x", timeout=5)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_door_that_refuses_says_that_nothing_was_applied(server: LocalServer, client: Client) -> None:
+    """And what is under way is answered."""
+    assert server._door is not None
+    server.run(_clear(server.replica.change_gate))
+    remove = client.channel.unary_unary("/etcdserverpb.Cluster/MemberRemove")
+    other = MemberRemoveRequest(ID=server.replica.node_id).SerializeToString()
+    under_way = remove.future(other, timeout=20)
+    server.run(server.replica.change_asked.wait())
+    server._door.refuse()
+    for method, request in (("KV/Put", PUT), ("KV/Range", RangeRequest(key=b"k", serializable=True))):
+        answer = client.call(method, request)
+        assert answer[:2] == (grpc.StatusCode.UNAVAILABLE, "etcdserver: server stopped")
+        assert answer.trailers["quorumlog-applied"] == "no"
+        assert answer.trailers["quorumlog-retryable"] == "true"
+    assert client.channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5) == b"\x08\x02"
+    stopping = asyncio.run_coroutine_threadsafe(server._door.stop(20), server._loop)
+    assert client.call("KV/Put", PUT).trailers["quorumlog-applied"] == "no"
+    assert not stopping.done() and not under_way.done()
+    server._loop.call_soon_threadsafe(server.replica.change_gate.set)
+    assert under_way.result(20)
+    stopping.result(20)
+
+
+async def _clear(event: asyncio.Event) -> None:
+    event.clear()
 
 
 def test_garbage_on_the_port_harms_nobody(server: LocalServer, client: Client) -> None:

@@ -482,7 +482,8 @@ async def test_stop_lets_what_is_on_its_way_finish_and_refuses_the_rest(tmp_path
         assert node._driver is not None
         table = node._driver.proposals
         await until(
-            lambda: table.handed_count == 50 or not len(table), "all are handed: a write was under way"
+            lambda: node.stats.proposals == 50 and table.handed_count == len(table),
+            "all are handed: a write was under way",
         )
         stopping = asyncio.create_task(node.stop())
         await asyncio.sleep(0)
