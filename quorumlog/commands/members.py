@@ -28,6 +28,13 @@ Change who belongs to the cluster. MEMBER is an id in hexadecimal, as `members` 
 docs/operations.md tells how to grow, shrink and repair a cluster step by step.
 """
 
+_MEMBER_EXAMPLES = """\
+examples:
+  quorumlog member add n4 --peer-urls http://127.0.0.1:2410 --learner
+  quorumlog member promote n4
+  quorumlog member remove n1
+"""
+
 _ADD_HELP = """\
 Add a member. Start it afterwards, with the settings that are printed. A learner gets the log and has no vote
 until it is promoted: the safe way in, since a voter that does not start, or has everything to catch up with,
@@ -68,6 +75,11 @@ Hand leadership over to MEMBER, an id in hexadecimal or a name. The leader is fo
 is stopped in order hands over before it ends, so a rolling restart does not need this.
 """
 
+_MOVE_EXAMPLES = """\
+example:
+  quorumlog move-leader n2
+"""
+
 _PEER_URLS: Final = ("--peer-urls", "http://HOST:PORT,...")
 
 
@@ -79,7 +91,9 @@ def add_arguments(subparsers: Any) -> None:
     _add_list_options(members)
     members.set_defaults(run=run_list)
 
-    member = subparsers.add_parser("member", help="add, remove, replace members", description=_MEMBER_HELP)
+    member = subparsers.add_parser(
+        "member", help="add, remove, replace members", description=_MEMBER_HELP, epilog=_MEMBER_EXAMPLES
+    )
     commands = member.add_subparsers(
         title="commands", dest="member_command", metavar="COMMAND", required=True
     )
@@ -109,7 +123,10 @@ def add_arguments(subparsers: Any) -> None:
     _add_peer_urls(replace)
 
     move = subparsers.add_parser(
-        "move-leader", help="hand leadership to another member", description=_MOVE_HELP
+        "move-leader",
+        help="hand leadership to another member",
+        description=_MOVE_HELP,
+        epilog=_MOVE_EXAMPLES,
     )
     add_global_options(move, with_defaults=False)
     move.add_argument("member", metavar="MEMBER")
