@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 
 from raft.core.errors import ChangeRefusal, ChangeRefused, MemberRemoved, OutcomeUnknown, TransferFailed
@@ -21,7 +22,7 @@ def checked_timeout(timeout_s: float) -> float:
     return timeout_s
 
 
-class MemberOperations:
+class MemberOperations(ABC):
     """A change can be asked of any member: the leader makes it. It returns when the change is committed,
     known here, and the joint configuration that it may have led through is left.
 
@@ -35,14 +36,14 @@ class MemberOperations:
     _fatal: BaseException | None
 
     @property
-    def node_id(self) -> NodeId:
-        raise NotImplementedError
+    @abstractmethod
+    def node_id(self) -> NodeId: ...
 
-    def _running(self) -> Driver:
-        raise NotImplementedError
+    @abstractmethod
+    def _running(self) -> Driver: ...
 
-    def _made_driver(self) -> Driver:
-        raise NotImplementedError
+    @abstractmethod
+    def _made_driver(self) -> Driver: ...
 
     @property
     def members(self) -> Mapping[NodeId, MemberInfo]:
