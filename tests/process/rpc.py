@@ -32,6 +32,15 @@ def raw(data: bytes) -> bytes:
     return data
 
 
+def is_certainly_not_applied(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a write that met `error` was certainly not applied: the server says so, or there was no
+    connection to send it on."""
+    if dict(error.trailing_metadata() or ()).get("quorumlog-applied") == "no":
+        return True
+    unsent = "failed to connect to all addresses"  # grpcio's words
+    return error.code() == grpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith(unsent)
+
+
 class Rpc:
     """One channel to one member. Every call has a deadline; errors are grpc.aio.AioRpcError."""
 
@@ -61,13 +70,18 @@ class Rpc:
         return True
 
     def start(
-        self, method: str, request: Any, reply: Callable[[bytes], Any], timeout_s: float | None = None
+        self,
+        method: str,
+        request: Any,
+        reply: Callable[[bytes], Any],
+        timeout_s: float | None = None,
+        package: str = "etcdserverpb",
     ) -> Any:
         """Begin `method`, e.g. "KV/Put", and return the call, which may be awaited or cancelled."""
         call = self._calls.get((method, reply))
         if call is None:
             call = self._calls[method, reply] = self._channel.unary_unary(
-                f"/etcdserverpb.{method}",
+                f"/{package}.{method}",
                 request_serializer=lambda message: (
                     message if isinstance(message, bytes) else message.SerializeToString()
                 ),

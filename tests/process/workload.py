@@ -32,7 +32,7 @@ from .history import (
     is_mutation,
 )
 from .revision_checker import check_revisions, missing_revisions
-from .rpc import Rpc
+from .rpc import Rpc, is_certainly_not_applied
 from .wgl import check_linearizable
 
 PAUSE_S = 0.004
@@ -78,6 +78,10 @@ class Workload:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    def use(self, members: Sequence[int]) -> None:
+        """Have the clients ask these members from their next call on."""
+        self._members = list(members)
+
     async def stop(self) -> None:
         """Let each client finish its call. Raises what a client raised."""
         self._stopping = True
@@ -110,28 +114,31 @@ class Workload:
 
     async def _run(self, number: int) -> None:
         rng = random.Random(self._seed * 1_000 + number)
-        rpcs = [Rpc(self._cluster.members[i].endpoint) for i in self._members]
-        at = number % len(rpcs)
+        rpcs: dict[int, Rpc] = {}
+        at = number
         process = number
         seen: dict[bytes, bytes] = {}
         try:
             while not self._stopping:
+                member = self._members[at % len(self._members)]
+                if member not in rpcs:
+                    rpcs[member] = Rpc(self._cluster.members[member].endpoint)
                 # Not calling a member that is down keeps the unknown outcomes few, which is what the
                 # search for an order is exponential in.
-                if not await rpcs[at].is_connected(AFTER_ERROR_S):
-                    at = (at + 1) % len(rpcs)
+                if not await rpcs[member].is_connected(AFTER_ERROR_S):
+                    at += 1
                     continue
                 request = self._make_request(rng, seen)
-                operation = await self._call(rpcs[at], self._members[at], process, request, seen)
+                operation = await self._call(rpcs[member], member, process, request, seen)
                 if operation.outcome == "ok":
                     await asyncio.sleep(PAUSE_S)
                     continue
-                at = (at + 1) % len(rpcs)
+                at += 1
                 if operation.return_ns is None:
                     process, self._next_process = self._next_process, self._next_process + 1
                 await asyncio.sleep(AFTER_ERROR_S)
         finally:
-            for rpc in rpcs:
+            for rpc in rpcs.values():
                 await rpc.close()
 
     def _make_request(self, rng: random.Random, seen: dict[bytes, bytes]) -> Request:
@@ -176,7 +183,7 @@ async def perform(rpc: Rpc, operation: Operation, timeout_s: float) -> None:
     except grpc.aio.AioRpcError as error:
         applied = dict(error.trailing_metadata() or ()).get("quorumlog-applied")
         operation.error = f"{error.code().name}: {error.details()} (applied: {applied})"
-        if applied == "no" or isinstance(operation.request, Range):
+        if is_certainly_not_applied(error) or isinstance(operation.request, Range):
             operation.outcome = "fail"
             operation.return_ns = time.monotonic_ns()
         return
@@ -300,10 +307,13 @@ async def verify(cluster: LocalCluster, history: History, evidence: Path) -> Non
     await verify_equal_members(cluster, last.revision)
 
 
-async def verify_equal_members(cluster: LocalCluster, revision: int) -> None:
+async def verify_equal_members(
+    cluster: LocalCluster, revision: int, among: Sequence[int] | None = None
+) -> None:
     """Wait until every member has reached `revision` by itself, and compare their hashes there."""
     hashes = {}
-    for member in cluster.members:
+    for index in range(len(cluster.members)) if among is None else among:
+        member = cluster.members[index]
         async with Rpc(member.endpoint) as rpc:
 
             async def caught_up(rpc: Rpc = rpc) -> bool:
