@@ -41,6 +41,7 @@ from raft.core.types import NO_NODE, LogIndex, LogReader, MembershipChange, Node
 from raft.runtime.applier import Applier
 from raft.runtime.config import NodeConfig
 from raft.runtime.deadlines import Deadlines
+from raft.runtime.factories import RandomBits
 from raft.runtime.group import Group
 from raft.runtime.installer import InstallNotes
 from raft.runtime.log_writer import LogWriter, WritableLog
@@ -92,12 +93,13 @@ class Driver:
         members: Members,
         incarnations: Callable[[], Mapping[NodeId, int]],
         application_note: bytes,
+        random_bits: RandomBits,
         is_state_lost: bool,
         fatal: Callable[[BaseException], None],
     ) -> None:
-        """`incarnations`, `application_note`: see Group. `is_state_lost`: the log is whole, the state must
-        come from another member first. `fatal` is told of the first error after which this node must not go
-        on."""
+        """`incarnations`, `application_note`: see Group. `random_bits`: see NodeFactories. `is_state_lost`:
+        the log is whole, the state must come from another member first. `fatal` is told of the first error
+        after which this node must not go on."""
         self._loop = loop = asyncio.get_running_loop()
         self._config = config
         self._core = core
@@ -144,7 +146,7 @@ class Driver:
         self.snapshots: Snapshots | None = None
         if can_snapshot(machine):
             self.snapshots = self._make_snapshots(
-                cast(SnapshotMachine, machine), is_state_lost, notes, snapshot_worker
+                cast(SnapshotMachine, machine), is_state_lost, notes, snapshot_worker, random_bits
             )
         # The inbox
         self._messages: deque[Message] = deque()
@@ -166,6 +168,7 @@ class Driver:
         is_lost: bool,
         notes: InstallNotes,
         worker: Worker,
+        random_bits: RandomBits,
     ) -> Snapshots:
         return Snapshots(
             machine,
@@ -180,6 +183,7 @@ class Driver:
             others=lambda: self.group.members.others,
             transport=self._transport,
             worker=worker,
+            random_bits=random_bits,
             stats=self.stats,
             wake=self.wake,
             installed=self._on_installed,

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -38,6 +37,7 @@ from raft.core.ready import Role
 from raft.core.types import NO_NODE, LogIndex, NodeId, Term
 from raft.runtime.config import NodeConfig
 from raft.runtime.driver import Driver
+from raft.runtime.factories import NodeFactories
 from raft.runtime.group import REMOVED_TEXT
 from raft.runtime.member_operations import MemberOperations, checked_timeout
 from raft.runtime.members import Members, initial_membership
@@ -54,6 +54,8 @@ from raft.transport.grpc_transport import GrpcTransport
 from raft.transport.interface import Transport, TransportStats
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_FACTORIES = NodeFactories()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class _Parts:
     flush_worker: Worker
     snapshot_worker: Worker
     application_note: bytes
+    factories: NodeFactories
     log: LogStore | None = None
     core: Raft | None = None
     transport: Transport | None = None
@@ -98,7 +101,7 @@ class Node(MemberOperations):
     def __init__(self, config: NodeConfig, parts: _Parts) -> None:
         """For `start` alone."""
         self.config = config
-        self.run_id = secrets.randbits(64) or 1
+        self.run_id = parts.factories.random_bits(64) or 1
         self._parts = parts
         self._loop = asyncio.get_running_loop()
         self._driver: Driver | None = None
@@ -121,14 +124,15 @@ class Node(MemberOperations):
         transport: Transport | None = None,
         make_worker: Callable[[str], Worker] = ThreadWorker,
         application_note: bytes = b"",
+        factories: NodeFactories = DEFAULT_FACTORIES,
     ) -> Self:
         """Open the data directory, listen, and begin to take part.
 
         `directory`: one that the caller has opened (and closes after `stop`), so that its lock
         also guards his state machine's files; if left out the node opens `config.data_dir`. `transport`:
         another network than gRPC. `application_note`: told to members that are to join, who get it with
-        the description of the cluster. The state machine belongs to the node from here on: it is closed by
-        it, also if this raises.
+        the description of the cluster. `make_worker`, `factories`: for tests and the simulator. The state
+        machine belongs to the node from here on: it is closed by it, also if this raises.
 
         Raises ConfigError, StorageError (see raft.storage.errors: each names the file and what to
         do), ListenError, MemberRemoved if this member was told so before. Returns at once, whether or not
@@ -154,6 +158,7 @@ class Node(MemberOperations):
             make_worker(f"raft flush {config.node_id:x}"),
             make_worker(f"raft snapshot {config.node_id:x}"),
             application_note,
+            factories,
         )
         node = cls(config, parts)
         try:
@@ -401,7 +406,7 @@ class Node(MemberOperations):
         begin_s = self._loop.time()
         log = await _run(
             parts.log_worker,
-            lambda: LogStore.open(
+            lambda: parts.factories.open_log(
                 directory.disk, directory.log_path, directory.identity, self.config.log_options()
             ),
         )
@@ -431,13 +436,13 @@ class Node(MemberOperations):
                     "one: restore from a backup; otherwise remove this member and add it again"
                 )
         try:
-            parts.core = Raft(
+            parts.core = parts.factories.make_core(
                 self.config.core_config(self.run_id),
                 log=log,
                 hard_state=log.hard_state,
                 membership=initial_membership(directory.members),
                 applied_index=applied_index,
-                random=random.Random(secrets.randbits(64)),
+                random=random.Random(parts.factories.random_bits(64)),
             )
         except InvariantViolation as error:
             raise StorageError(f"the log in {directory.log_path} contradicts itself: {error}") from error
@@ -506,6 +511,7 @@ class Node(MemberOperations):
             members=self._made_members(),
             incarnations=self._seen_incarnations,
             application_note=parts.application_note,
+            random_bits=parts.factories.random_bits,
             is_state_lost=self._is_state_lost,
             fatal=self._on_fatal,
         )

@@ -101,7 +101,8 @@ class Proposals:
         self._bytes = 0
         self._fresh: list[int] = []
         self._backlog: deque[int] = deque()
-        self._batches: set[_Batch] = set()
+        self._batches: dict[_Batch, None] = {}
+        """In the order in which they were handed over, and so are repeated."""
         self._tickets: dict[int, _Batch] = {}
         self._applied_term: Term = 0
 
@@ -176,7 +177,7 @@ class Proposals:
     def handed(self, sequences: Sequence[int], proposed: Proposed) -> None:
         """The core took them."""
         batch = _Batch(proposed, sequences)
-        self._batches.add(batch)
+        self._batches[batch] = None
         if proposed.ticket:
             self._tickets[proposed.ticket] = batch
         waiters = self._waiters
@@ -288,7 +289,7 @@ class Proposals:
         return waiter
 
     def _release(self, batch: _Batch) -> None:
-        self._batches.discard(batch)
+        self._batches.pop(batch, None)
         if batch.ticket:
             self._tickets.pop(batch.ticket, None)
 

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable
 from zlib import crc32
 
 from raft.core.errors import Compacted, Unavailable
 from raft.core.types import LogIndex, LogReader, Membership, NodeId, SnapshotMeta
 from raft.runtime.config import NodeConfig
+from raft.runtime.factories import RandomBits
 from raft.runtime.state_machine import SnapshotMachine, SnapshotSource
 from raft.runtime.stats import NodeStats
 from raft.transport.codec import CodecError
@@ -60,12 +60,14 @@ class _Held:
 
     __slots__ = ("expiry", "has_moved", "kept_until_s", "meta", "sent", "snapshot_id", "source")
 
-    def __init__(self, source: SnapshotSource, meta: SnapshotMeta, kept_until_s: float) -> None:
+    def __init__(
+        self, source: SnapshotSource, meta: SnapshotMeta, snapshot_id: int, kept_until_s: float
+    ) -> None:
         self.source = source
         self.meta = meta
         self.kept_until_s = kept_until_s
         """Moved on by each piece that leaves: what makes no headway is not held for ever."""
-        self.snapshot_id = secrets.randbits(64) or 1
+        self.snapshot_id = snapshot_id
         self.sent: list[tuple[int, int]] = [(0, 0)]
         """Of each piece, from the beginning: the bytes up to its end, and a checksum of its position."""
         self.has_moved = False
@@ -84,6 +86,7 @@ class SnapshotSender:
         membership_at: Callable[[LogIndex], Membership],
         config: NodeConfig,
         transport: Transport,
+        random_bits: RandomBits,
         stats: NodeStats,
         is_lost: Callable[[], bool],
         ended: Callable[[NodeId, LogIndex], None],
@@ -97,6 +100,7 @@ class SnapshotSender:
         self._membership_at = membership_at
         self._config = config
         self._transport = transport
+        self._random_bits = random_bits
         self._stats = stats
         self._is_lost = is_lost
         self._ended = ended
@@ -195,7 +199,9 @@ class SnapshotSender:
             return None  # this node is just being given a snapshot itself
         source = self._machine.open_snapshot()
         meta = SnapshotMeta(source.index, term, self._membership_at(source.index))
-        held = self._held[node_id] = _Held(source, meta, now_s + self._config.snapshot_keep_s)
+        snapshot_id = self._random_bits(64) or 1
+        held = _Held(source, meta, snapshot_id, now_s + self._config.snapshot_keep_s)
+        self._held[node_id] = held
         return held
 
     async def _converse(self, pipe: Pipe, held: _Held) -> tuple[Outcome | None, str]:

@@ -16,6 +16,7 @@ from raft.core.raft import Raft
 from raft.core.types import NO_NODE, LogIndex, LogReader, NodeId
 from raft.runtime.applier import Applier
 from raft.runtime.config import NodeConfig
+from raft.runtime.factories import RandomBits
 from raft.runtime.installer import Installer, InstallNotes
 from raft.runtime.log_writer import LogWriter
 from raft.runtime.proposals import Proposals
@@ -55,12 +56,13 @@ class Snapshots:
         others: Callable[[], Sequence[NodeId]],
         transport: Transport,
         worker: Worker,
+        random_bits: RandomBits,
         stats: NodeStats,
         wake: Callable[[], None],
         installed: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        """See Installer, and Driver. `others` says who else is a member."""
+        """See Installer, SnapshotSender, and Driver. `others` says who else is a member."""
         self._core = core
         self._transport = transport
         self._wake = wake
@@ -88,6 +90,7 @@ class Snapshots:
             membership_at=core.membership_at,
             config=config,
             transport=transport,
+            random_bits=random_bits,
             stats=stats,
             is_lost=lambda: self.is_lost,
             ended=self._ended,
