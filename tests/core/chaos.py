@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from raft.core.errors import RaftError
 from raft.core.messages import AppendEntries, AppendEntriesReply, Message, RequestVoteReply
-from raft.core.types import Entry, LogIndex, NodeId, Term
+from raft.core.raft import Raft
+from raft.core.types import Entry, EntryKind, LogIndex, Membership, NodeId, Term
 from tests.core.driver import Node, voters
 
 OPERATIONS = (
@@ -50,7 +51,15 @@ REORDER_MAX = 12
 class Chaos:
     """`act` does one thing; what must always hold is asserted by the end of it."""
 
-    def __init__(self, size: int, seed: int, **options: int) -> None:
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        *,
+        membership: Membership | None = None,
+        core_class: type[Raft] = Raft,
+        **options: int,
+    ) -> None:
         ids = range(1, size + 1)
         settings = {
             "inflight_messages_max": 3,
@@ -59,7 +68,11 @@ class Chaos:
             "uncommitted_bytes_max": 2000,
             **options,
         }
-        self.nodes = {i: Node(i, voters(*ids), options=settings, random=random.Random(seed + i)) for i in ids}
+        first = membership or voters(*ids)
+        self.nodes = {
+            i: Node(i, first, options=settings, random=random.Random(seed + i), core_class=core_class)
+            for i in ids
+        }
         self.size = size
         self.down: set[NodeId] = set()
         self.network: list[Message] = []
@@ -196,24 +209,32 @@ class Chaos:
         assert commit <= core.last_index
         if commit > seen:
             self.commit_seen[node.node_id] = commit
-            for entry in core.log.entries(seen + 1, commit + 1, 1 << 30):
+            # What a snapshot or a compacted log stands for was looked at before, at somebody else.
+            low = max(seen + 1, core.log.first_index)
+            assert low <= len(self.committed) + 1, "a snapshot of what was not committed"
+            for entry in core.log.entries(low, commit + 1, 1 << 30):
                 if entry.index <= len(self.committed):
                     assert self.committed[entry.index - 1] == entry, "two entries committed at one index"
                 else:
-                    self._commit(entry, core.term)
+                    self._commit(node, entry)
 
-    def _commit(self, entry: Entry, term: Term) -> None:
+    def _commit(self, node: Node, entry: Entry) -> None:
         self.committed.append(entry)
-        if entry.data:
+        if entry.kind == EntryKind.COMMAND:
             assert entry.data not in self.committed_data, "a batch that came twice was appended twice"
             assert entry.data not in self.refused, "refused, and yet committed"
             self.committed_data.add(entry.data)
-        self.commit_term = max(self.commit_term, term)
-        holders = sum(
-            node.disk.last_index >= entry.index and node.disk.term(entry.index) == entry.term
-            for node in self.nodes.values()
-        )
-        assert 2 * holders > self.size, f"{entry[:2]} is committed and durable on {holders} of {self.size}"
+        self.commit_term = max(self.commit_term, node.core.term)
+        holders = {
+            other.node_id
+            for other in self.nodes.values()
+            if other.disk.last_index >= entry.index and other.disk.term(entry.index) == entry.term
+        }
+        self._check_holders(node, entry, holders)
+
+    def _check_holders(self, node: Node, entry: Entry, holders: set[NodeId]) -> None:
+        """`node` is the first to call `entry` committed; `holders` have it on their disks."""
+        assert 2 * len(holders) > self.size, f"{entry[:2]} is committed and durable on {holders}"
 
     def _check_entries(self, node: Node, entries: Sequence[Entry]) -> None:
         for entry in entries:

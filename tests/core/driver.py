@@ -144,6 +144,7 @@ class Node:
     options: Mapping[str, int] = field(default_factory=dict)
     random: random.Random = field(default_factory=FixedTimeout)
     run: int = 1
+    core_class: type[Raft] = Raft
     state_index: LogIndex | None = None
     """What the state machine is at in the beginning; None: at the beginning of the log."""
 
@@ -157,7 +158,7 @@ class Node:
         begin = self.disk.before_index if self.state_index is None else self.state_index
         options = {"election_timeout_ticks": ELECTION_TICKS, "heartbeat_ticks": 1, **self.options}
         self.config = Config(node_id=self.node_id, run_id=self.node_id * 100 + self.run, **options)  # type: ignore[arg-type]
-        self.core = Raft(
+        self.core = self.core_class(
             self.config,
             log=self.disk,
             hard_state=self.hard_state,

@@ -5,13 +5,17 @@ Nodes 1 to 3 vote at first. Where one node is under test its peers are the test,
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
+from raft.core.changes import changed, left
 from raft.core.errors import ChangeRefusal, ChangeRefused, Transferring
 from raft.core.membership_codec import encode_membership
 from raft.core.messages import AppendEntries, Heartbeat, RequestVote, RequestVoteReply, TimeoutNow
+from raft.core.raft import Raft
 from raft.core.ready import Role
-from raft.core.types import Entry, EntryKind, Membership, MembershipChange
+from raft.core.types import Entry, EntryKind, LogIndex, Membership, MembershipChange
 from tests.core.driver import ELECTION_TICKS, Node, voters
 from tests.core.group import (
     LEAVE,
@@ -161,6 +165,43 @@ def test_4_1_errata_two_changes_of_two_terms_cannot_both_decide() -> None:
     (leader,) = group.leaders
     assert leader in (2, 3, 4)
     assert all(effective(group[i]).voters == ids(2, 3, 4) for i in (2, 3, 4))
+
+
+class SingleSteps(Raft):
+    """As the dissertation had it before the errata: one voter at a time, in one step, at any time."""
+
+    def _change(self, change: MembershipChange) -> LogIndex:
+        current = self._configurations.newest
+        assert current.index <= self.log.commit_index
+        new = left(changed(current.membership, change, 1))
+        assert len(new.voters ^ current.membership.voters) == 1
+        return self._append_membership(new)
+
+
+def test_4_1_errata_the_story_ends_badly_where_changes_are_single_steps() -> None:
+    """So that the test before tells the story that it means."""
+    group = Group(4, 1, node=partial(Node, core_class=SingleSteps))
+    group.elect(1)
+    group.cut(2, 3, 4)
+    group[1].core.propose_change(adds(5))
+    group.run()
+    assert effective(group[5]).voters == ids(1, 2, 3, 4, 5)
+    group.heal()
+    group.cut(1, 5)
+    group.campaign(2, lambda message: not isinstance(message, AppendEntries))
+    group.cut(4)
+    group[2].core.propose_change(removes(1))
+    group.tick(3)
+    lost = group[2].core.commit_index
+    assert group[2].core.membership.committed.voters == ids(2, 3, 4)
+    group.heal()
+    group.cut(2, 3)
+    group.tick(2, only=[1])
+    group.campaign(1)
+    group.tick(3)
+    assert group[1].leads
+    assert group[1].core.commit_index >= lost
+    assert group[1].core.log.term(lost) != group[2].core.log.term(lost), "two committed entries at one index"
 
 
 # 4.2.1 Catching up new servers
