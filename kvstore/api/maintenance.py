@@ -6,7 +6,6 @@ from kvstore.api.call import ApiContext, Call, Method
 from kvstore.errors import (
     ALARM_UNSUPPORTED,
     BAD_TRANSFEREE,
-    LEADER_TRANSFER_TIMEOUT,
     NO_LEADER,
     NOT_THE_LEADER,
     from_raft,
@@ -25,7 +24,7 @@ from kvstore.pb.rpc_pb2 import (
     StatusRequest,
     StatusResponse,
 )
-from raft import NoQuorum, NotLeader, OutcomeUnknown, RaftError, TransferFailed
+from raft import NotLeader, RaftError
 
 ETCD_VERSION = "3.5.1"
 """The version whose behaviour this is. Clients choose features by it."""
@@ -118,8 +117,6 @@ class MaintenanceService:
                 await replica.transfer_leadership(request.targetID, timeout_s=context.timeout_s(call))
             except NotLeader:
                 raise NOT_THE_LEADER.error() from None
-            except (TransferFailed, NoQuorum, OutcomeUnknown):
-                raise LEADER_TRANSFER_TIMEOUT.error() from None
             except RaftError as error:
                 raise from_raft(error, leader_known=bool(replica.leader)) from error
         return MoveLeaderResponse()
