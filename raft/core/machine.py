@@ -326,8 +326,7 @@ class Machine:
             leadership.send_heartbeats()
 
     def _tick_transfer(self) -> None:
-        """See Reconfiguration."""
-        raise NotImplementedError
+        """Nothing is handed over here: Reconfiguration does that."""
 
     # Elections
 
