@@ -38,8 +38,8 @@ class Client:
             return
         if not self._faithful:
             self._node_id = random.choice(sorted(world.nodes))
-        node = world.nodes[self._node_id]
-        if not node.up:
+        node = world.nodes.get(self._node_id)
+        if node is None or not node.up:
             self._move()
             self.think()
             return
@@ -107,10 +107,10 @@ class Client:
     def _give_up(self, operation: Operation, life: int) -> None:
         if operation is not self._open:
             return
-        node = self._world.nodes[self._node_id]
+        node = self._world.nodes.get(self._node_id)
         # A node that does not run cannot say what it knows.
-        talks = node.life == life and not node.paused
-        self._lost(operation, certain=node.requests.give_up(operation) if talks else False)
+        talks = node is not None and node.life == life and not node.paused
+        self._lost(operation, certain=talks and node is not None and node.requests.give_up(operation))
 
     def _lost(self, operation: Operation, *, certain: bool) -> None:
         world = self._world

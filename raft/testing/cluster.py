@@ -15,6 +15,9 @@ A log that begins later. What a node has dropped from its log was committed, and
 taken from the one committed log. So a node holds an entry if its log has it durably, or was allowed to
 forget it. A state that is lost (a fault of its own, which no log mends) changes nothing of what the log has
 promised.
+
+Who decides. The checker reads the MEMBERSHIP entries of every log itself (configurations.py), each log on the
+configuration of the first start, and so knows for each vote and each commit whose majority it needs.
 """
 
 from __future__ import annotations
@@ -23,14 +26,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from raft.core.messages import AppendEntriesReply, Message, RequestVoteReply
-from raft.core.ready import StorageAppend
-from raft.core.types import Entry, HardState, LogIndex, NodeId, SnapshotMeta, Term
+from raft.core.ready import MembershipView, StorageAppend
+from raft.core.types import Entry, HardState, LogIndex, Membership, NodeId, SnapshotMeta, Term
+from raft.testing.configurations import ConfigurationTrace
 from raft.testing.invariants import (
     acknowledged_entries_are_durable,
     applied_in_order_once,
+    commit_by_configuration,
     commit_is_within_log,
     commit_never_falls,
     committed_logs_agree,
+    configuration_survives_restart,
     dropped_is_committed,
     dropped_is_flushed,
     election_safety,
@@ -41,8 +47,11 @@ from raft.testing.invariants import (
     log_has_no_holes,
     log_matching,
     majority_keeps_committed,
+    newest_configuration_counts,
+    one_change_at_a_time,
     one_vote_a_term,
     restore_goes_forward,
+    snapshot_has_its_configuration,
     snapshot_is_committed,
     state_is_within_log,
     state_machine_safety,
@@ -50,6 +59,7 @@ from raft.testing.invariants import (
     synced_state_survives,
     term_never_falls,
     vote_is_durable,
+    votes_only_from_voters,
 )
 
 NO_ENTRY = Entry(0, 0, 0, b"")
@@ -61,6 +71,8 @@ class NodeRecord:
     """What the checker knows of one node."""
 
     node_id: NodeId
+    configurations: ConfigurationTrace
+    """Of `log`."""
     log: list[Entry] = field(default_factory=lambda: [NO_ENTRY])
     """All that its core asked to append, durable or not."""
     durable: list[Entry] = field(default_factory=lambda: [NO_ENTRY])
@@ -89,10 +101,20 @@ class NodeRecord:
     """Of this life."""
     applied_index: LogIndex = 0
     """Of this life."""
+    last_index_before: LogIndex = 0
+    """Where its log ended when its last step was over."""
+    changes: list[Entry] = field(default_factory=list)
+    """MEMBERSHIP entries that it has asked to store in the step that is not over."""
+    believed: tuple[object, ...] = (None, None, None)
+    """What was last looked at of its own view of the members: unchanged, it need not be looked at again."""
 
     @property
     def last_index(self) -> LogIndex:
         return len(self.log) - 1
+
+    def has(self, entry: Entry) -> bool:
+        """Whether its log has `entry`, durably or not."""
+        return self.last_index >= entry.index and self.log[entry.index].term == entry.term
 
 
 class Cluster:
@@ -103,8 +125,11 @@ class Cluster:
     """
 
     def __init__(self, voters: Iterable[NodeId], ignored: frozenset[str] = frozenset()) -> None:
-        self.nodes = {node_id: NodeRecord(node_id) for node_id in sorted(voters)}
-        self.quorum = len(self.nodes) // 2 + 1
+        self.initial = Membership(frozenset(voters))
+        """The configuration at index 0, of everyone."""
+        self.nodes: dict[NodeId, NodeRecord] = {}
+        for node_id in sorted(self.initial.voters):
+            self.join(node_id)
         self.ignored = ignored
         self.leaders: dict[Term, NodeId] = {}
         self.votes: dict[tuple[NodeId, Term], NodeId] = {}
@@ -116,8 +141,21 @@ class Cluster:
         """Term of the leader that first called the entry committed. Never falls along the log."""
         self.newly_committed: list[Entry] = []
         """Committed since this was last taken; the client oracle's feed."""
+        self.configurations = ConfigurationTrace(self.initial)
+        """Of the committed log."""
+        self.outgoing_index: LogIndex = 0
+        """While the newest committed configuration is joint: through which index its outgoing half was asked.
+        What is committed after the leave was appended needs the other half alone."""
+        self.named: set[NodeId] = set(self.initial.voters)
+        """Who was ever a member in anybody's log."""
+        self.leaving: set[NodeId] = set()
+        """Whom somebody has asked to remove, whatever came of it: nobody may rely on their states."""
 
     # What the shell reports.
+
+    def join(self, node_id: NodeId) -> None:
+        """A node begins with an empty disk."""
+        self.nodes[node_id] = NodeRecord(node_id, ConfigurationTrace(self.initial))
 
     def recovered(
         self,
@@ -141,10 +179,26 @@ class Cluster:
         record.commit_index = record.applied_index = 0
         record.durable_match = 0
         record.first_index = first_index
+        record.configurations = ConfigurationTrace.of(self.initial, found)
+        record.last_index_before = record.last_index
+        record.changes.clear()
         self._remember_entries(record, first_index)
         self._extend_durable_match(record)
         self._run(dropped_is_flushed, record)
         self._run(majority_keeps_committed, self)
+
+    def restarted(self, node_id: NodeId, view: MembershipView) -> None:
+        """A core has been made of what was `recovered`, and says who the members are."""
+        self._run(configuration_survives_restart, self.nodes[node_id], view.effective)
+
+    def believes(self, node_id: NodeId, view: MembershipView) -> None:
+        """What a core says of the members, at the end of a step."""
+        record = self.nodes[node_id]
+        trace = record.configurations
+        seen = (view, trace.newest, trace.at(record.commit_index))
+        if any(new is not old for new, old in zip(seen, record.believed, strict=True)):
+            self._run(newest_configuration_counts, record, view)
+            record.believed = seen
 
     def crashed(self, node_id: NodeId) -> None:
         record = self.nodes[node_id]
@@ -170,14 +224,27 @@ class Cluster:
         record.state_index, record.is_state_lost = 0, record.first_index > 1
 
     def may_lose_state(self, node_id: NodeId) -> bool:
-        """Whether the state of `node_id` can be lost, so that all can be well again: one of those whose
-        state is not lost must be able to reach, by its own state and log, where the logs of all begin
-        whose state is."""
-        lost = {record.node_id for record in self.nodes.values() if record.is_state_lost} | {node_id}
+        """Whether the state of `node_id` can be lost, so that all can be well again."""
+        return self._can_mend({node_id}, self.leaving)
+
+    def may_remove(self, members: Iterable[NodeId]) -> bool:
+        """Whether those who have lost their states can be well again without these members."""
+        return self._can_mend(set(), self.leaving | set(members))
+
+    def _can_mend(self, lost: set[NodeId], leaving: set[NodeId]) -> bool:
+        """Whether one of those whose state is not lost, and who stay, is able to reach, by its own state and
+        log, where the logs of all begin whose state is."""
+        membership = self.configurations.newest
+        lost |= {
+            record.node_id
+            for record in self.nodes.values()
+            if record.is_state_lost and record.node_id not in membership.removed
+        }
+        if not lost:
+            return True
         needed = max(self.nodes[member].first_index for member in lost) - 1
-        return any(
-            record.durable_match >= needed for record in self.nodes.values() if record.node_id not in lost
-        )
+        staying = membership.members - lost - leaving
+        return any(member in self.nodes and self.nodes[member].durable_match >= needed for member in staying)
 
     def state_restored(self, node_id: NodeId, index: LogIndex) -> None:
         """A snapshot at `index` has become the state of a running machine."""
@@ -189,6 +256,7 @@ class Cluster:
         """A snapshot has come in whole and its core is about to be asked."""
         record = self.nodes[node_id]
         self._run(snapshot_is_committed, self, record, meta)
+        self._run(snapshot_has_its_configuration, self, record, meta)
         record.offered_index = meta.index
 
     def compaction_asked(self, node_id: NodeId, through: LogIndex) -> None:
@@ -209,13 +277,21 @@ class Cluster:
         record.pending.append(append)
         if append.snapshot is not None:
             self._run(snapshot_is_committed, self, record, append.snapshot)
+            self._run(snapshot_has_its_configuration, self, record, append.snapshot)
             record.log = self.with_snapshot(record.log, append.snapshot)
+            record.configurations = ConfigurationTrace.of(self.initial, record.log)
         if append.entries:
             first = append.entries[0].index
             self._run(log_has_no_holes, record, append.entries)
             self._run(leader_append_only, record, first, still_leads)
             del record.log[first:]
             record.log.extend(append.entries)
+            record.configurations.cut(first)
+            changes = record.configurations.extend(append.entries)
+            if changes:
+                record.changes += changes
+                for membership in record.configurations.since(first):
+                    self.named |= membership.members
             self._remember_entries(record, first)
 
     def append_durable(self, node_id: NodeId, appends: Sequence[StorageAppend]) -> None:
@@ -262,10 +338,17 @@ class Cluster:
         if leads and led != term:
             self._vote(node_id, term, node_id)
             self._run(election_safety, self, node_id, term)
+            self._run(votes_only_from_voters, self, record, term)
             self.leaders[term] = node_id
             self._run(leader_completeness, self, record, term)
         if commit_index != record.commit_index:
             self._commit(record, commit_index, last_index, led, still_leads=leads and led == term)
+        for entry in record.changes:
+            # Only what it appended as the leader: of others' entries it may not know yet what is committed.
+            if entry.term in (led, record.leader_in) and record.log[entry.index : entry.index + 1] == [entry]:
+                self._run(one_change_at_a_time, record, entry)
+        record.changes.clear()
+        record.last_index_before = record.last_index
 
     def applied(self, node_id: NodeId, entries: Sequence[Entry]) -> None:
         """A node handed `entries` to its state machine."""
@@ -308,20 +391,41 @@ class Cluster:
         if still_leads and commit_index != record.offered_index:
             self._run(leader_commits_own_term, record, commit_index, led)
         low, record.commit_index = record.commit_index, commit_index
+        known = len(self.committed)
         for index in range(low + 1, commit_index + 1):
             entry = record.log[index]
-            if index < len(self.committed):
+            if index < known:
                 self._run(committed_logs_agree, self, record, entry)
                 continue
             self.committed.append(entry)
             self.commit_terms.append(max(led or record.term, self.commit_terms[-1]))
             self.newly_committed.append(entry)
-        if self.newly_committed:
+        if len(self.committed) > known:
             for other in self.nodes.values():
                 self._extend_durable_match(other)
                 if other.leader_in > self.commit_terms[-1]:
                     self._run(leader_completeness, self, other, other.leader_in)
+        self._commit_configurations(record, known, still_leads=still_leads)
+        if len(self.committed) > known:
             self._run(majority_keeps_committed, self)
+
+    def _commit_configurations(self, record: NodeRecord, known: LogIndex, *, still_leads: bool) -> None:
+        """The committed log has grown from `known` entries on, or a leader has found what others knew."""
+        for entry in self.configurations.extend(self.committed[known:]):
+            # It decided already when it was appended, and until it is committed no other can follow it.
+            self.outgoing_index = entry.index
+            membership = self.configurations.at(entry.index)
+            self._run(commit_by_configuration, self, record, entry.index, [membership])
+        if still_leads and record.commit_index != record.offered_index:
+            counting = record.configurations.since(record.last_index_before)
+            self._run(commit_by_configuration, self, record, record.commit_index, counting)
+            if record.configurations.newest_index == self.configurations.newest_index:
+                self.outgoing_index = record.commit_index
+
+    def durable_match_of(self, node_id: NodeId) -> LogIndex:
+        """Return through which index a node has the committed log durably: 0 if it was never started."""
+        record = self.nodes.get(node_id)
+        return record.durable_match if record is not None else 0
 
     def _extend_durable_match(self, record: NodeRecord) -> None:
         durable, committed, match = record.durable, self.committed, record.durable_match

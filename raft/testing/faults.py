@@ -7,6 +7,7 @@ random time seldom falls. `at_moment` is called by the world at those steps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 from raft.core.types import NodeId
 from raft.testing.clock import TICK, Time
@@ -14,6 +15,22 @@ from raft.testing.node import SimNode
 from raft.testing.world import World
 
 Link = tuple[NodeId, NodeId]
+
+
+def repeat(world: World, random: Random, mean_ticks: float, action: Callable[[], None]) -> None:
+    """Do `action` again and again, with exponential pauses, until the world is calm. Never if it is 0."""
+    if not mean_ticks:
+        return
+
+    def act() -> None:
+        if not world.calm:
+            action()
+            again()
+
+    def again() -> None:
+        world.clock.call_later(int(random.expovariate(1 / (mean_ticks * TICK))), act)
+
+    again()
 
 
 class Troublemaker:
@@ -38,19 +55,7 @@ class Troublemaker:
         self._repeat(profile.snapshots.unasked_ticks, self._send_snapshot)
 
     def _repeat(self, mean_ticks: float, action: Callable[[], None]) -> None:
-        """Do `action` again and again, with exponential pauses, until the world is calm."""
-        if not mean_ticks:
-            return
-
-        def act() -> None:
-            if not self._world.calm:
-                action()
-                again()
-
-        def again() -> None:
-            self._world.clock.call_later(int(self._random.expovariate(1 / (mean_ticks * TICK))), act)
-
-        again()
+        repeat(self._world, self._random, mean_ticks, action)
 
     # Crashes
 
@@ -113,9 +118,14 @@ class Troublemaker:
 
     def _cut_off(self, node: SimNode) -> None:
         ids = sorted(self._world.nodes)
-        if not self._world.calm and len(ids) > 1:
-            shape = self._both_ways if self._random.random() < 0.8 else self._one_way_of
-            self._replace_partition(shape(node.node_id, ids))
+        if self._world.calm or len(ids) < 2 or node.node_id not in ids:
+            return
+        if not self._world.profile.membership.is_fixed and self._random.random() < 0.6:
+            # Whose quorums overlap is the question then.
+            self._replace_partition(self._by_knowledge(node, ids) or self._halves(ids))
+            return
+        shape = self._both_ways if self._random.random() < 0.8 else self._one_way_of
+        self._replace_partition(shape(node.node_id, ids))
 
     def _replace_partition(self, links: list[Link]) -> None:
         """Mend what is cut, cut `links`, and mend them after a while."""
@@ -144,6 +154,13 @@ class Troublemaker:
         some = set(random.sample(ids, random.randrange(1, len(ids))))
         bridge = random.choice(ids) if random.random() < 0.3 else 0
         return [(a, b) for a in ids for b in ids if (a in some) != (b in some) and bridge not in (a, b)]
+
+    def _by_knowledge(self, node: SimNode, ids: list[NodeId]) -> list[Link]:
+        """Those who have the newest entry of `node` and those who lack it, if there are any, part."""
+        nodes = self._world.cluster.nodes
+        newest = nodes[node.node_id].log[-1]
+        known = {node_id for node_id in ids if nodes[node_id].has(newest)}
+        return [(a, b) for a in ids for b in ids if (a in known) != (b in known)]
 
     def _isolate(self, ids: list[NodeId]) -> list[Link]:
         """One node alone: the leader, or any."""

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from raft.core.errors import InvariantViolation
 from raft.core.messages import AppendEntriesReply, RequestVoteReply
-from raft.core.types import Entry, HardState, LogIndex, NodeId, SnapshotMeta, Term
+from raft.core.ready import MembershipView
+from raft.core.types import Entry, HardState, LogIndex, Membership, NodeId, SnapshotMeta, Term
+from raft.testing.configurations import described, majority_value, quorum_value
 
 if TYPE_CHECKING:
     from raft.testing.cluster import Cluster, NodeRecord
@@ -141,13 +143,128 @@ def leader_commits_own_term(record: NodeRecord, commit_index: LogIndex, term: Te
 def majority_keeps_committed(cluster: Cluster) -> None:
     """A committed entry is durable on a majority, from then on for ever (5.3, 5.4; trap 14).
 
-    Nodes that are down count with what is on their disks.
+    Of the newest committed configuration: whatever comes after it overlaps with that. Nodes that are down
+    count with what is on their disks.
     """
-    matches = sorted((record.durable_match for record in cluster.nodes.values()), reverse=True)
-    if matches[cluster.quorum - 1] < len(cluster.committed) - 1:
+    membership, last = cluster.configurations.newest, len(cluster.committed) - 1
+    match = cluster.durable_match_of
+    needed = {membership.voters: last, membership.voters_outgoing: min(cluster.outgoing_index, last)}
+    for voters, index in needed.items():
+        if voters and majority_value(voters, match) < index:
+            raise Violation(
+                "majority_keeps_committed",
+                f"{index} is committed in {described(membership)}; durable are"
+                f" { {voter: match(voter) for voter in sorted(voters)} }",
+            )
+
+
+def commit_by_configuration(
+    cluster: Cluster, record: NodeRecord, index: LogIndex, counting: Sequence[Membership]
+) -> None:
+    """What is committed is durable at a quorum of the configuration that is the newest in its leader's log,
+    in both halves if it is joint (dissertation 4.1 to 4.3; trap 43).
+
+    A leader takes several inputs in a step, so that any of those `counting` in it may have been the newest.
+    """
+    match = cluster.durable_match_of
+    if all(quorum_value(membership, match) < index for membership in counting):
+        where = {node_id: match(node_id) for node_id in sorted(counting[-1].members)}
         raise Violation(
-            "majority_keeps_committed",
-            f"{len(cluster.committed) - 1} is committed; durable are {matches}",
+            "commit_by_configuration",
+            f"node {record.node_id} commits {index} in {' or '.join(map(described, counting))}; durable are"
+            f" {where}",
+        )
+
+
+def votes_only_from_voters(cluster: Cluster, record: NodeRecord, term: Term) -> None:
+    """A leader has the votes of a quorum of the newest configuration in its log, in both halves if it is
+    joint; nobody else's vote counts (5.2; dissertation 4.1 to 4.3; trap 27)."""
+    index = record.last_index
+    while index and record.log[index].term >= term:
+        index -= 1
+    membership = record.configurations.at(index)
+
+    def granted(voter: NodeId) -> int:
+        return cluster.votes.get((voter, term)) == record.node_id
+
+    if not quorum_value(membership, granted):
+        votes = sorted(voter for voter, of_term in cluster.votes if of_term == term and granted(voter))
+        raise Violation(
+            "votes_only_from_voters",
+            f"node {record.node_id} leads term {term} by the votes of {votes} in {described(membership)}",
+        )
+
+
+def one_change_at_a_time(record: NodeRecord, entry: Entry) -> None:
+    """A leader changes the membership when the change before it and an entry of its own term are committed,
+    and whenever voters change, by way of a joint configuration; an id that was removed never comes back
+    (dissertation 4.1, 4.3, and its errata on the single-server change; traps 41 and 47)."""
+    trace = record.configurations
+    index = trace.index_at(entry.index - 1)
+    before, after = trace.at(index), trace.at(entry.index)
+    wrong = ""
+    if index > record.commit_index:
+        wrong = "is not committed"
+    elif record.log[record.commit_index].term != entry.term:
+        wrong = "was followed by no committed entry of this term"
+    elif before.is_joint and (
+        after.is_joint
+        or after.voters != before.voters
+        or after.learners != before.learners | before.learners_next
+    ):
+        wrong = "ends in another one"
+    elif not before.is_joint and after.voters_outgoing != (
+        before.voters if after.voters != before.voters else frozenset()
+    ):
+        wrong = "has other voters, and is not left jointly"
+    elif not before.members - after.members <= set(after.removed) or not set(before.removed) <= set(
+        after.removed
+    ):
+        wrong = "had members that are forgotten"
+    if wrong or after.members & set(before.removed):
+        raise Violation(
+            "one_change_at_a_time",
+            f"node {record.node_id} appends {described(after)} at {entry[:2]}; {described(before)} at {index}"
+            f" {wrong or 'has removed one of these'}; committed is {record.commit_index}",
+        )
+
+
+def newest_configuration_counts(record: NodeRecord, view: MembershipView) -> None:
+    """Each node uses the newest configuration in its log, committed or not, and goes back to the one before
+    if that is replaced (dissertation 4.1; trap 42). What it calls committed, is."""
+    trace = record.configurations
+    for found, expected in (
+        (view.effective, trace.newest),
+        (view.committed, trace.at(record.commit_index)),
+    ):
+        if found != expected:
+            raise Violation(
+                "newest_configuration_counts",
+                f"node {record.node_id} is in {described(found)}; by its log through {record.last_index},"
+                f" committed through {record.commit_index}, it is {described(expected)}",
+            )
+
+
+def configuration_survives_restart(record: NodeRecord, found: Membership) -> None:
+    """A node that starts is in the configuration that is the newest in its log, also if that is joint, or its
+    entry is in a part that the log has dropped (dissertation 4.1; section 7; trap 21)."""
+    expected = record.configurations.newest
+    if found != expected:
+        raise Violation(
+            "configuration_survives_restart",
+            f"node {record.node_id} starts in {described(found)}; by its log it is {described(expected)}",
+        )
+
+
+def snapshot_has_its_configuration(cluster: Cluster, record: NodeRecord, meta: SnapshotMeta) -> None:
+    """A snapshot says which configuration held at its last entry, and not a newer one (section 7;
+    dissertation 5.1; trap 22)."""
+    expected = cluster.configurations.at(meta.index)
+    if meta.membership != expected:
+        raise Violation(
+            "snapshot_has_its_configuration",
+            f"node {record.node_id} is offered a snapshot at {meta.index} with {described(meta.membership)};"
+            f" there it is {described(expected)}",
         )
 
 
@@ -333,6 +450,12 @@ INVARIANTS = (
     commit_is_within_log,
     leader_commits_own_term,
     majority_keeps_committed,
+    commit_by_configuration,
+    votes_only_from_voters,
+    one_change_at_a_time,
+    newest_configuration_counts,
+    configuration_survives_restart,
+    snapshot_has_its_configuration,
     one_vote_a_term,
     vote_is_durable,
     acknowledged_entries_are_durable,

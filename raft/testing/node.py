@@ -25,13 +25,14 @@ from typing import Any, Literal, cast
 from raft.core.errors import ProposalDropped, StorageError
 from raft.core.messages import Message, StateRequest
 from raft.core.raft import Raft
-from raft.core.ready import Ready, Role, SoftState, StorageAppend, StorageAppendDone
+from raft.core.ready import MembershipView, Ready, Role, SoftState, StorageAppend, StorageAppendDone
 from raft.core.types import Entry, EntryKind, HardState, Membership, NodeId, SnapshotMeta, Term
 from raft.runtime.snapshots import can_snapshot
 from raft.runtime.state_machine import Command, SnapshotMachine, SnapshotSource, StateMachine
 from raft.storage.log_store import LogStore
 from raft.storage.memory_disk import MemoryDisk
 from raft.testing.clock import TICK, Time
+from raft.testing.configurations import described
 from raft.testing.disk import PowerCut, PowerCutDisk
 from raft.testing.machine import ORIGIN_BYTES, decode_origin
 from raft.testing.oracle import Operation
@@ -75,6 +76,8 @@ class SimNode:
         if world.profile.clock_skew:
             self._tick_length = int(TICK * self.random.uniform(1, 1 + world.profile.clock_skew))
         self._soft_state = SoftState(Role.FOLLOWER, 0, 0)
+        self.view: MembershipView
+        """Who the members are, as the core said last."""
         self.machine: StateMachine
         self.can_snapshot = False
         self._says_lost = False
@@ -124,6 +127,10 @@ class SimNode:
             applied_index=0 if self.is_lost else self.machine.applied_index,
             random=Random(self.random.getrandbits(64)),
         )
+        self.view = self.core.membership
+        world.cluster.restarted(self.node_id, self.view)
+        world.counts["restarts_in_joint"] += self.view.effective.is_joint
+        world.counts["restarts_in_uncommitted"] += self.view.effective_index > self.view.committed_index
         self._soft_state = SoftState(Role.FOLLOWER, 0, self.core.term)
         self.up, self.paused, self.slow_disk_factor = True, False, 1
         if world.story is not None:
@@ -367,6 +374,8 @@ class SimNode:
             if append.entries and append.entries[0].index <= record.last_index:
                 world.counts["tail_truncations"] += 1
                 world.note(self.node_id, "replaces its log from {} on", append.entries[0].index)
+                is_replaced = append.entries[0].index <= record.configurations.newest_index
+                world.counts["changes_rolled_back"] += is_replaced
             world.cluster.append_asked(self.node_id, append, leads)
             self.writer.submit(append)
         for message in ready.messages:
@@ -380,6 +389,21 @@ class SimNode:
             world.counts["reproposals"] += self.requests.batch_refused(ticket)
         for member in ready.snapshots_wanted:
             self.sender.want(member)
+        for answer in ready.changes:
+            world.counts["changes_refused"] += answer.refusal is not None
+        if ready.membership is not None:
+            self._note_members(ready.membership)
+
+    def _note_members(self, now: MembershipView) -> None:
+        before, self.view = self.view, now
+        world = self.world
+        if world.story is not None:
+            is_open = now.effective_index > now.committed_index
+            what = f"at {now.effective_index}" + (", not committed" if is_open else "")
+            world.note(self.node_id, "has the members {}, {}", described(now.effective), what)
+        if self.core.role is Role.LEADER and now.effective_index != before.effective_index:
+            world.counts["changes_appended"] += 1
+            self.world.moment(self)
 
     def _note_soft_state(self, now: SoftState) -> None:
         before, self._soft_state = self._soft_state, now

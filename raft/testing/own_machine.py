@@ -331,7 +331,8 @@ class _MachineRun(Simulation):
 
     def _last_judgement(self) -> None:
         super()._last_judgement()
-        for node_id, node in self.nodes.items():
+        for node_id in sorted(self.cluster.configurations.newest.members):
+            node = self.nodes[node_id]
             index = node.machine.flush()
             node.machine.close()
             machine = self.application.open_machine(node_id)

@@ -18,6 +18,12 @@ from raft.core.ready import ReadState, Ready, Role
 from raft.core.types import Entry, HardState, LogIndex, LogPosition, SnapshotMeta, Term
 from raft.runtime.state_machine import SnapshotSource
 from raft.testing.machine import KeyValueMachine, KeyValueSource
+from raft.testing.membership_plants import (
+    ChangesOneServerAtOnce,
+    CountsLearners,
+    LosesJointAtRestart,
+    RemovedLeaderCountsItself,
+)
 from raft.testing.node import SimNode
 from raft.testing.snapshots import Receiver
 
@@ -218,6 +224,18 @@ PLANTS = {
             Raft,
             frozenset({"snapshot_is_committed", "state_follows_the_log"}),
             SnapshotOfNewest,
+        ),
+        Plant("changes-one-server-at-once", ChangesOneServerAtOnce, frozenset({"one_change_at_a_time"})),
+        Plant("counts-learners", CountsLearners, frozenset({"votes_only_from_voters"})),
+        Plant(
+            "loses-joint-at-restart",
+            LosesJointAtRestart,
+            frozenset({"configuration_survives_restart", "newest_configuration_counts"}),
+        ),
+        Plant(
+            "removed-leader-counts-itself",
+            RemovedLeaderCountsItself,
+            frozenset({"commit_by_configuration", "majority_keeps_committed"}),
         ),
     )
 }

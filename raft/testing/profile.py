@@ -83,6 +83,31 @@ class SnapshotSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MembershipSettings:
+    """What the operator does."""
+
+    spares: int = 0
+    """Machines that may become members, besides the first voters. None comes back once it was removed."""
+    change_ticks: float = 0.0
+    """Pause between wishes for another membership."""
+    transfer_ticks: float = 0.0
+    """Pause between wishes for another leader."""
+    learners_max: int = 1
+    explicit: float = 0.0
+    """Probability that a joint configuration is to be left by hand."""
+    lax: float = 0.0
+    """Probability that a change is to be made though a quorum may be lost."""
+    join_ticks_max: float = 0.0
+    """How long after it was added a member is started."""
+    linger_ticks_max: float = 0.0
+    """How long a removed member goes on."""
+
+    @property
+    def is_fixed(self) -> bool:
+        return not self.change_ticks and not self.transfer_ticks
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """Everything that a seed decides before its first step."""
 
@@ -126,6 +151,7 @@ class Profile:
     compare_share: float
     padding_bytes_max: int
     snapshots: SnapshotSettings = SnapshotSettings()
+    membership: MembershipSettings = MembershipSettings()
 
 
 def draw_profile(random: Random) -> Profile:
@@ -182,6 +208,14 @@ def draw_profile(random: Random) -> Profile:
         profile = _logs_grow_apart(profile, random)
     elif kind >= 0.71:
         profile = _states_are_lost(profile, random)
+    # Last, so that a run in which nobody changes the members is what it was before anybody could.
+    if random.random() < 0.5:
+        profile = replace(profile, membership=_draw_membership(random))
+        weather = random.random()
+        if weather < 0.25:
+            profile = _changes_meet(profile, random)
+        elif weather < 0.75:
+            profile = _changes_succeed(profile, random)
     return profile
 
 
@@ -343,6 +377,73 @@ def _states_are_lost(profile: Profile, random: Random) -> Profile:
         looks_at_header=True,
     )
     return replace(profile, crash_ticks=20.0, write_delay_max=2 * TICK, snapshots=snapshots)
+
+
+def _changes_meet(profile: Profile, random: Random) -> Profile:
+    """Errata weather (trap 41): of an even number of voters, a leader that has just appended a change is cut
+    off with it, and the next one is asked for another."""
+    core = replace(profile.core, election_timeout_ticks=6, heartbeat_ticks=1)
+    network = replace(
+        profile.network,
+        delay_min=10,
+        delay_max=random.choice((100, 800)),
+        drop=0.0,
+        slow=0.0,
+        cut_in_flight=True,
+    )
+    membership = replace(
+        profile.membership, change_ticks=random.choice((2.0, 4.0)), transfer_ticks=0.0, explicit=0.0, lax=1.0
+    )
+    return replace(
+        profile,
+        voters=random.choice((2, 4, 4, 4)),
+        core=core,
+        network=network,
+        crash_ticks=0.0,
+        crash_at_moment=0.0,
+        cut_at_moment=random.choice((0.2, 0.4)),
+        # One cut follows the other with nothing mended between.
+        partition_ticks=random.choice((10.0, 20.0)),
+        partition_length_ticks=40.0,
+        pause_ticks=0.0,
+        slow_disk_ticks=0.0,
+        write_delay_max=TICK // 10,
+        clients=1,
+        think_ticks_max=8.0,
+        timeout_ticks=20.0,
+        membership=membership,
+    )
+
+
+def _changes_succeed(profile: Profile, random: Random) -> Profile:
+    """Weather in which many changes come to their end: clients leave time for them, and a snapshot is soon
+    with the member that joins."""
+    snapshots = replace(
+        profile.snapshots,
+        chunk_bytes=100,
+        piece_delay_max=min(profile.snapshots.piece_delay_max, TICK),
+        break_piece=min(profile.snapshots.break_piece, 0.05),
+    )
+    return replace(
+        profile,
+        clients=random.choice((1, 2)),
+        think_ticks_max=random.choice((3.0, 8.0)),
+        snapshots=snapshots,
+        membership=replace(profile.membership, change_ticks=random.choice((3.0, 8.0))),
+    )
+
+
+def _draw_membership(random: Random) -> MembershipSettings:
+    return MembershipSettings(
+        spares=random.choice((1, 4, 8, 16)),
+        change_ticks=random.choice((4.0, 10.0, 30.0)),
+        transfer_ticks=random.choice((0.0, 0.0, 10.0, 40.0)),
+        learners_max=random.choice((1, 1, 3)),
+        explicit=random.choice((0.0, 0.2, 0.8)),
+        lax=random.choice((0.0, 0.5, 1.0)),
+        join_ticks_max=random.choice((1.0, 10.0, 40.0)),
+        linger_ticks_max=random.choice((0.0, 20.0, 100.0)),
+    )
 
 
 def _draw_snapshots(random: Random) -> SnapshotSettings:

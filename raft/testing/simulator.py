@@ -4,8 +4,9 @@ Safety phase: faults and clients as the seed's profile has them, for a number of
 step the invariants and the oracle look at what has changed.
 
 Liveness phase: faults stop, every node comes up, messages arrive. Within LIVENESS_ELECTIONS_MAX election
-timeouts there must be one leader whom all follow, and a new write must have been acknowledged; within as
-many again all nodes must have applied the same log. A cluster that is safe since it does nothing fails here.
+timeouts there must be one leader whom all members follow, all must be of one mind on who is a member, and a
+new write must have been acknowledged; within as many again all members must have applied the same log. A
+cluster that is safe since it does nothing fails here.
 
 Everything comes from one random.Random(seed); each inhabitant draws its own generator from it at
 birth. Time is a number. Nothing is walked in an order that depends on hashes. So a seed on one commit is one
@@ -22,18 +23,20 @@ from random import Random
 from zlib import crc32
 
 from raft.core.config import Config
-from raft.core.messages import Message, RequestVoteReply
+from raft.core.messages import Message, RequestVote, RequestVoteReply
 from raft.core.raft import Raft
 from raft.core.types import LogIndex, NodeId, Term
 from raft.testing.application import KeyValueApplication
 from raft.testing.clients import Client
 from raft.testing.clock import TICK, VirtualClock
 from raft.testing.cluster import Cluster
+from raft.testing.configurations import described
 from raft.testing.counts import new_counts
 from raft.testing.faults import Troublemaker
 from raft.testing.invariants import Violation
 from raft.testing.network import Codec, VirtualNetwork
 from raft.testing.node import SimNode
+from raft.testing.operator import Operator
 from raft.testing.oracle import Oracle, Outcome
 from raft.testing.plants import Plant
 from raft.testing.profile import Profile, draw_profile
@@ -104,13 +107,22 @@ class Simulation:
             _wire_codec() if self.profile.codec else None,
         )
         self.nodes: dict[NodeId, SimNode] = {}
+        self._plant = plant
         for node_id in sorted(voters):
-            make = plant.node if plant else SimNode
-            self.nodes[node_id] = make(self, node_id, voters, plant.raft if plant else Raft)
+            self.nodes[node_id] = self._make_node(node_id)
         self._trouble = Troublemaker(self, self.network.cut, self.network.heal)
         self._clients = [self._make_client(number) for number in range(self.profile.clients)]
+        fixed = self.profile.membership.is_fixed
+        self._operator = None if fixed else Operator(self, self._begin, self._end)
+        self._forced: set[tuple[NodeId, Term]] = set()
+        """Who campaigned in which term since leadership was handed over to it."""
         self._writes_before_calm = 0
         self._events_before_calm = 0
+
+    def _make_node(self, node_id: NodeId) -> SimNode:
+        plant = self._plant
+        make = plant.node if plant else SimNode
+        return make(self, node_id, self.cluster.initial.voters, plant.raft if plant else Raft)
 
     # What is replicated: the simulator's own keys and values, unless a subclass has something else
 
@@ -151,6 +163,8 @@ class Simulation:
         for client in self._clients:
             client.think()
         self._trouble.start()
+        if self._operator is not None:
+            self._operator.start()
         for _ in range(self.steps):
             self._step()
 
@@ -170,6 +184,8 @@ class Simulation:
             pause_until = self.clock.now + timeout
             while self.clock.now < pause_until:
                 self._step()
+            if self._operator is not None:
+                self._operator.end_strangers()
             if not self._what_is_amiss():
                 break
         else:
@@ -180,34 +196,52 @@ class Simulation:
 
     def _what_is_amiss(self) -> str:
         """Return why the cluster cannot be called well, or ""."""
-        down = [node_id for node_id, node in self.nodes.items() if not node.up]
+        membership = self.cluster.configurations.newest
+        down = sorted(m for m in membership.members if m not in self.nodes or not self.nodes[m].up)
         if down:
             return f"nodes {down} are down"
-        cores = {node_id: node.core for node_id, node in self.nodes.items()}
+        cores = {node_id: self.nodes[node_id].core for node_id in sorted(membership.members)}
         views = {node_id: (core.term, core.leader) for node_id, core in cores.items()}
-        if len(set(views.values())) != 1 or not next(iter(views.values()))[1]:
+        if len(set(views.values())) != 1 or not membership.is_voter(next(iter(views.values()))[1]):
             return f"no common leader; (term, leader) at each node: {views}"
+        for node_id in cores:
+            view = self.nodes[node_id].view
+            if view.effective != membership or view.committed != membership:
+                return (
+                    f"node {node_id} has the members {described(view.effective)}, not {described(membership)}"
+                )
+        if membership.is_joint and membership.auto_leave:
+            return f"nobody ends what is joint: {described(membership)}"
         if self.counts["writes_acknowledged"] == self._writes_before_calm:
             return "no write was acknowledged"
         return ""
 
     def _last_judgement(self) -> None:
-        """Let calls and queues run dry, then compare what every node has."""
+        """Let calls and queues run dry, then compare what every member has."""
         deadline = self.clock.now + LIVENESS_ELECTIONS_MAX * self.profile.core.election_timeout_ticks * TICK
         for client in self._clients:
             client.stop()
-        last = len(self.cluster.committed) - 1
-        while any(node.machine.applied_index < last for node in self.nodes.values()):
+        while lagging := self._lagging():
             if self.clock.now >= deadline:
-                applied = {node_id: node.machine.applied_index for node_id, node in self.nodes.items()}
-                raise Violation("liveness", f"{last} is committed, applied in calm: {applied}")
+                last = len(self.cluster.committed) - 1
+                raise Violation(
+                    "liveness", f"{last} is committed; applied, and the log's end, in calm: {lagging}"
+                )
             self._step()
-            last = len(self.cluster.committed) - 1
-        for node_id, node in self.nodes.items():
-            self.application.check_state(node_id, node.machine, "the state at the end")
+        for node_id in sorted(self.cluster.configurations.newest.members):
+            self.application.check_state(node_id, self.nodes[node_id].machine, "the state at the end")
         for operation in self.oracle.operations.values():
             if operation.outcome is Outcome.UNKNOWN and operation.number in self.oracle.positions:
                 self.counts["writes_unknown_but_committed"] += 1
+
+    def _lagging(self) -> dict[NodeId, tuple[LogIndex, LogIndex]]:
+        """Return the members that have not applied all that is committed, or whose logs end elsewhere."""
+        ends = {
+            member: (self.nodes[member].machine.applied_index, self.cluster.nodes[member].last_index)
+            for member in sorted(self.cluster.configurations.newest.members)
+        }
+        last = len(self.cluster.committed) - 1
+        return {member: end for member, end in ends.items() if end != (last, last)}
 
     def _step(self) -> None:
         self.counts["events"] += 1
@@ -223,6 +257,8 @@ class Simulation:
         self.counts["entries_committed"] += len(entries)
         self.note(0, "committed through {}", entries[-1].index)
         self.oracle.committed(entries)
+        if self._operator is not None:
+            self._operator.look()
 
     # What the inhabitants ask
 
@@ -242,6 +278,7 @@ class Simulation:
             uncommitted_bytes_max=core.uncommitted_bytes_max,
             apply_bytes_max=core.apply_bytes_max,
             apply_inflight_bytes_max=core.apply_inflight_bytes_max,
+            learners_max=self.profile.membership.learners_max,
             pre_vote=core.pre_vote,
             check_quorum=core.check_quorum,
         )
@@ -250,20 +287,24 @@ class Simulation:
         if self.story is not None:
             self.story.message(self.clock.now, "sends", message)
         self.cluster.message_left(message)
+        if isinstance(message, RequestVote) and message.forced:
+            self._forced.add((message.sender, message.term))
         if isinstance(message, RequestVoteReply) and message.granted:
             self._trouble.at_vote(self.nodes[message.sender])
         self.network.send(message)
 
     def _arrived(self, message: Message) -> None:
-        node = self.nodes[message.to]
-        if node.up:
+        node = self.nodes.get(message.to)
+        if node is not None and node.up:
             if self.story is not None:
                 self.story.message(self.clock.now, "gets", message)
             node.deliver(message)
             return
         self.counts["messages_to_the_dead"] += 1
         # The sender's transport may notice, as with a refused connection.
-        self.nodes[message.sender].unreachable(message.to)
+        sender = self.nodes.get(message.sender)
+        if sender is not None:
+            sender.unreachable(message.to)
 
     def stepped(
         self, node: SimNode, term: Term, leads: bool, commit_index: LogIndex, last_index: LogIndex
@@ -272,8 +313,14 @@ class Simulation:
         self.trace_hash = crc32(state, self.trace_hash)
         before = len(self.cluster.committed)
         self.cluster.stepped(node.node_id, term, leads, commit_index, last_index)
+        self.cluster.believes(node.node_id, node.view)
         if self.cluster.newly_committed:
             self._take_committed()
+        elif self._operator is not None:
+            self._operator.look()
+        if leads and (node.node_id, term) in self._forced:
+            self._forced.discard((node.node_id, term))
+            self.counts["transfers_done"] += 1
         if leads and len(self.cluster.committed) > before:
             self.moment(node)
 
@@ -285,9 +332,21 @@ class Simulation:
         self.clock.call_later(int(ticks * TICK), self._restart, node, node.life)
 
     def _restart(self, node: SimNode, life: int) -> None:
-        if node.life == life and not node.up:
+        if node.life == life and not node.up and self.nodes.get(node.node_id) is node:
             self.counts["restarts"] += 1
             node.start()
+
+    def _begin(self, node_id: NodeId) -> None:
+        """A machine with an empty disk becomes a node."""
+        self.cluster.join(node_id)
+        node = self.nodes[node_id] = self._make_node(node_id)
+        node.start()
+
+    def _end(self, node_id: NodeId) -> None:
+        """A node is switched off for good."""
+        self.counts["members_ended"] += 1
+        node = self.nodes.pop(node_id)
+        node.crash(power_cut=False)
 
     def note(self, node_id: NodeId, text: str, *arguments: object) -> None:
         if self.story is not None:

@@ -185,15 +185,16 @@ class Sender:
         """Send a state of at least `index`, unless one is on its way there."""
         if member in self._sending or not self._node.can_snapshot:
             return
+        receiver = self._node.world.nodes.get(member)
         self._sending.add(member)
-        held = self._hold(member, index)
-        if held is None:
+        held = self._hold(member, index) if receiver is not None else None
+        if receiver is None or held is None:
             self._finish_later(member, Outcome.BROKEN, 0)
             return
         node = self._node
         node.world.counts["snapshots_begun"] += 1
         node.world.note(node.node_id, "sends {} a snapshot at {}", member, held.meta.index)
-        Transfer(node, node.world.nodes[member], held).start()
+        Transfer(node, receiver, held).start()
 
     def _hold(self, member: NodeId, index: LogIndex) -> Held | None:
         node = self._node
@@ -232,7 +233,9 @@ class Sender:
         self._finish_later(member, outcome, held.meta.index)
 
     def _send_again(self, member: NodeId, held: Held) -> None:
-        Transfer(self._node, self._node.world.nodes[member], held, is_late=True).start()
+        receiver = self._node.world.nodes.get(member)
+        if receiver is not None:
+            Transfer(self._node, receiver, held, is_late=True).start()
 
     def _finish_later(self, member: NodeId, outcome: Outcome, index: LogIndex) -> None:
         """Tell the core; after a failure not before a pause, for it will want the next one at once.
@@ -421,7 +424,9 @@ class Receiver:
     def mark_published(self) -> None:
         incoming = self._install
         assert incoming is not None
-        self._node.world.counts["snapshots_installed"] += 1
+        world = self._node.world
+        world.counts["snapshots_installed"] += 1
+        world.counts["snapshots_with_other_members"] += incoming.meta.membership != world.cluster.initial
         incoming.transfer.finish(Outcome.INSTALLED)
         self._install_begun = self._state_is_in_place = False
         if not self._node.dies_after("publish"):
@@ -448,7 +453,8 @@ class Receiver:
         if not node.is_lost:
             return
         others = sorted(node.core.membership.effective.members - {node.node_id})
-        if self._install is None and (self._incoming is None or not self._incoming.is_connected):
+        is_free = self._incoming is None or not self._incoming.is_connected
+        if others and self._install is None and is_free:
             member = others[self._asked % len(others)]
             self._asked += 1
             index = node.core.log.first_index - 1

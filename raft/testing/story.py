@@ -7,6 +7,8 @@ from typing import TextIO
 from raft.core.messages import (
     AppendEntries,
     AppendEntriesReply,
+    ChangeReply,
+    ChangeRequest,
     Heartbeat,
     HeartbeatReply,
     Message,
@@ -38,7 +40,9 @@ def describe(message: Message) -> str:
         case AppendEntriesReply():
             text = f"AppendEntriesReply: has all through {message.match_index}"
         case RequestVote() | PreVote():
-            text = f"{type(message).__name__}, log ends at {message.last_index} of term {message.last_term}"
+            forced = " by a transfer" if isinstance(message, RequestVote) and message.forced else ""
+            ends = f"log ends at {message.last_index} of term {message.last_term}"
+            text = f"{type(message).__name__}{forced}, {ends}"
         case RequestVoteReply() | PreVoteReply():
             text = f"{type(message).__name__}: {'yes' if message.granted else 'no'}"
         case Heartbeat():
@@ -53,6 +57,11 @@ def describe(message: Message) -> str:
             text = f"Propose, batch {message.ticket} of {len(message.payloads)}"
         case ProposeReply():
             text = f"ProposeReply: batch {message.ticket} refused, {message.reason.name}"
+        case ChangeRequest():
+            text = f"ChangeRequest, ticket {message.ticket}"
+        case ChangeReply():
+            what = "appended" if message.refusal is None else f"refused, {message.refusal.name}"
+            text = f"ChangeReply: ticket {message.ticket} {what}"
         case StateRequest():
             text = f"StateRequest for a state at {message.index} or later"
         case _:

@@ -2,65 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from raft.core.messages import AppendEntriesReply, RequestVoteReply
-from raft.core.ready import StorageAppend, StorageAppendDone
-from raft.core.types import Entry, HardState, LogIndex, Membership, SnapshotMeta
+from raft.core.ready import MembershipView, StorageAppend
+from raft.core.types import Entry, HardState, LogIndex, SnapshotMeta
 from raft.testing.cluster import Cluster
 from raft.testing.invariants import INVARIANTS, Violation
-
-
-def log_of(*terms: int, data: bytes = b"") -> list[Entry]:
-    """Entries 1, 2, ... of these terms."""
-    return [Entry(index, term, 0, data) for index, term in enumerate(terms, 1)]
-
-
-def ask(entries: Sequence[Entry], hard_state: HardState | None = None) -> StorageAppend:
-    last = entries[-1] if entries else Entry(0, 0, 0, b"")
-    return StorageAppend(
-        entries=entries,
-        hard_state=hard_state,
-        must_sync=True,
-        replies=(),
-        done=StorageAppendDone(last.term, last.index, last.term),
-    )
-
-
-def cluster_with(
-    *terms: int, on: Sequence[int] = (1, 2, 3), ignored: frozenset[str] = frozenset()
-) -> Cluster:
-    """Three nodes, of which those `on` have a durable log of these terms."""
-    cluster = Cluster((1, 2, 3), ignored)
-    for node_id in (1, 2, 3):
-        cluster.recovered(node_id, HardState(), [])
-        if terms and node_id in on:
-            store(cluster, node_id, log_of(*terms), HardState(terms[-1]))
-    return cluster
-
-
-def store(cluster: Cluster, node_id: int, entries: Sequence[Entry], hard_state: HardState) -> None:
-    """Append durably."""
-    append = ask(entries, hard_state)
-    cluster.append_asked(node_id, append, still_leads=0)
-    cluster.append_durable(node_id, [append])
-
-
-def lead(cluster: Cluster, node_id: int, term: int, commit_index: int = 0) -> None:
-    last = cluster.nodes[node_id].last_index
-    cluster.stepped(node_id, term, True, commit_index, last)
-
-
-def follow(cluster: Cluster, node_id: int, term: int, commit_index: int = 0) -> None:
-    last = cluster.nodes[node_id].last_index
-    cluster.stepped(node_id, term, False, commit_index, last)
+from tests.sim.histories import (
+    INITIAL,
+    JOINT,
+    LEFT,
+    ask,
+    change,
+    cluster_with,
+    elect,
+    follow,
+    joint_cluster,
+    lead,
+    log_of,
+    store,
+)
 
 
 def election_safety() -> None:
-    cluster = cluster_with()
+    cluster = cluster_with(ignored=frozenset({"one_vote_a_term", "votes_only_from_voters"}))
     lead(cluster, 1, 5)
     lead(cluster, 2, 5)
 
@@ -121,6 +90,40 @@ def leader_commits_own_term() -> None:
 def majority_keeps_committed() -> None:
     cluster = cluster_with(1, on=(1,))
     follow(cluster, 1, 1, commit_index=1)
+
+
+def commit_by_configuration() -> None:
+    """The outgoing half alone has it."""
+    joint_cluster(on=(1, 2, 3))
+
+
+def votes_only_from_voters() -> None:
+    """Of the incoming half only one has voted for it."""
+    cluster = joint_cluster()
+    elect(cluster, (1, 2, 3), 2, 2)
+    cluster.stepped(2, 2, True, 0, 3)
+
+
+def one_change_at_a_time() -> None:
+    cluster = joint_cluster(commit_index=0)
+    cluster.append_asked(1, ask([change(4, 1, LEFT)]), still_leads=1)
+    lead(cluster, 1, 1, commit_index=1)
+
+
+def newest_configuration_counts() -> None:
+    cluster = joint_cluster()
+    cluster.believes(2, MembershipView(INITIAL, 0, INITIAL, 0))
+
+
+def configuration_survives_restart() -> None:
+    cluster = joint_cluster()
+    cluster.crashed(2)
+    cluster.recovered(2, HardState(1), cluster.nodes[2].durable[1:])
+    cluster.restarted(2, MembershipView(INITIAL, 0, INITIAL, 0))
+
+
+def snapshot_has_its_configuration() -> None:
+    joint_cluster().snapshot_offered(2, SnapshotMeta(1, 1, JOINT))
 
 
 def one_vote_a_term() -> None:
@@ -202,7 +205,7 @@ def state_is_within_log() -> None:
 def snapshot_is_committed() -> None:
     cluster = cluster_with(1, 1, on=(1, 2))
     lead(cluster, 1, 1, commit_index=1)
-    cluster.snapshot_offered(3, SnapshotMeta(2, 1, Membership()))
+    cluster.snapshot_offered(3, SnapshotMeta(2, 1, INITIAL))
 
 
 def restore_goes_forward() -> None:
@@ -226,6 +229,12 @@ BREAKERS: dict[str, Callable[[], None]] = {
         commit_is_within_log,
         leader_commits_own_term,
         majority_keeps_committed,
+        commit_by_configuration,
+        votes_only_from_voters,
+        one_change_at_a_time,
+        newest_configuration_counts,
+        configuration_survives_restart,
+        snapshot_has_its_configuration,
         one_vote_a_term,
         vote_is_durable,
         acknowledged_entries_are_durable,
@@ -253,7 +262,7 @@ def test_invariant_catches_its_violation(invariant: Callable[..., None]) -> None
 @pytest.mark.parametrize("invariant", INVARIANTS, ids=lambda invariant: invariant.__name__)
 def test_invariant_has_a_source(invariant: Callable[..., None]) -> None:
     doc = invariant.__doc__ or ""
-    assert "(5." in doc or "(section 7" in doc or "Figure" in doc, (
+    assert "(5." in doc or "(section 7" in doc or "Figure" in doc or "(dissertation 4." in doc, (
         f"{invariant.__name__} cites no section of the paper"
     )
 
@@ -321,7 +330,7 @@ def test_a_late_leader_of_an_old_term_need_not_have_later_commits() -> None:
 
 
 def mark(index: LogIndex, term: int, hard_state: HardState | None = None) -> StorageAppend:
-    return replace(ask([], hard_state), snapshot=SnapshotMeta(index, term, Membership()))
+    return replace(ask([], hard_state), snapshot=SnapshotMeta(index, term, INITIAL))
 
 
 def snapshot_cluster() -> Cluster:
@@ -417,7 +426,7 @@ def test_a_leader_may_learn_from_a_snapshot_that_an_old_entry_is_committed() -> 
     cluster = snapshot_cluster()
     store(cluster, 2, [Entry(5, 3, 0, b"")], HardState(3))
     lead(cluster, 2, 3)
-    cluster.snapshot_offered(2, SnapshotMeta(4, 2, Membership()))
+    cluster.snapshot_offered(2, SnapshotMeta(4, 2, INITIAL))
     lead(cluster, 2, 3, commit_index=4)
 
 
@@ -431,6 +440,19 @@ def test_the_last_state_that_others_need_is_not_lost() -> None:
     assert cluster.may_lose_state(1)
     cluster.state_lost(1)
     assert not cluster.may_lose_state(2)
+
+
+def test_nobody_is_removed_whose_state_is_needed() -> None:
+    cluster = snapshot_cluster()
+    for node_id in (1, 2):
+        cluster.state_flushed(node_id, 4)
+        cluster.compaction_asked(node_id, 3)
+        cluster.compaction_durable(node_id, 4)
+    assert cluster.may_remove({1, 2})
+    cluster.state_lost(1)
+    assert cluster.may_remove({1, 3}) and not cluster.may_remove({2})
+    cluster.leaving.add(2)
+    assert not cluster.may_remove({3}) and not cluster.may_lose_state(2)
 
 
 def test_every_invariant_is_listed() -> None:
