@@ -243,7 +243,7 @@ class LocalCluster:
             "initial_cluster_token": self.token,
         }
         if member.joins:
-            present = (one for one in self.members if not one.is_gone)
+            present = (one for one in self.members if one is member or not one.is_gone)
             flags |= {"initial_cluster": self._named(present), "initial_cluster_state": "existing"}
         flags |= changed
         words = [word for flag, value in flags.items() for word in ("--" + flag.replace("_", "-"), value)]

@@ -1,0 +1,36 @@
+"""A short version of the long run in which the members change under faults: it works, and it would see."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from . import netns
+from .cluster import run
+
+pytestmark = pytest.mark.ours
+
+TIMEOUT_S = 240.0
+
+
+async def test_members_come_and_go_while_one_is_killed_or_cut_off(tmp_path: Path) -> None:
+    if lacking := netns.missing():
+        pytest.skip(lacking)
+    report = tmp_path / "figures.json"
+    status, out, err = await run(
+        *(sys.executable, "-m", "tests.soak.members", "--short", "--rounds", "1", "--seed", "1"),
+        *("--heartbeat-interval", "50", "--election-timeout", "500"),
+        *("--directory", str(tmp_path / "data"), "--json", str(report)),
+        timeout_s=TIMEOUT_S,
+    )
+    assert status == 0, err
+    figures = json.loads(report.read_text())
+    assert figures["violations"] == 0, out
+    assert figures["changes"] == 4
+    assert figures["ids_used"] == 5
+    assert figures["snapshots_put_in_place"] > 0
+    assert [figures[f"fault:_{kind}"] for kind in ("kill", "cut", "cut_off_peers")] == [1, 1, 1]
+    assert figures["writes_acknowledged"] > 100
