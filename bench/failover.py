@@ -1,11 +1,20 @@
 #!/usr/bin/env python3
-"""How long writes stop when the leader is killed: SIGKILL to the first acknowledged write at a survivor.
+"""How long writes stop when the leader is killed, is stopped in order, or hands leadership over.
 
     python bench/failover.py --rounds 5
+    python bench/failover.py --rounds 10 --how stop
+    python bench/failover.py --rounds 10 --how transfer
 
-Under load on all members. Only writes that were *sent* after the kill count: one that was in flight may be
-acknowledged by a commit from before it. A new write is sent to each survivor every few milliseconds, so
-that the figure is not rounded up to a client's time-out.
+Under load on all members.
+
+kill       SIGKILL to the first acknowledged write at a survivor. Only writes that were *sent* after the kill
+           count: one that was in flight may be acknowledged by a commit from before it. A new write is sent
+           to each survivor every few milliseconds, so that the figure is not rounded up to a time-out.
+stop       SIGTERM. The leader serves on for some milliseconds then, so the figure is another: the longest
+           time without an acknowledged write at the survivors, from the signal until a second after the
+           process has ended. Beside it the longest one of the second before: what is usual under this load.
+transfer   MoveLeader, as `etcdctl move-leader`; the same figures at all members, until a second after the
+           answer.
 """
 
 from __future__ import annotations
@@ -13,13 +22,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,16 +39,21 @@ import grpc.aio
 
 from bench.conditions import Conditions, sentence
 from bench.figures import columns, write_json
-from kvstore.pb.rpc_pb2 import PutRequest
+from kvstore.pb.rpc_pb2 import MoveLeaderRequest, PutRequest
 from tests.process.cluster import Kind, LocalCluster, wait_until
 from tests.process.rpc import Rpc, raw
 
 SCHEMA = "quorumlog-bench-failover/1"
+How = Literal["kill", "stop", "transfer"]
 KINDS: tuple[Kind, ...] = ("quorumlog", "etcd")
 PROBE_EVERY_S = 0.01
 WRITE_TIMEOUT_S = 30.0
 LOADERS = 4
 LOADED_WRITES = 200
+BEFORE_S = 1.0
+AFTER_S = 1.0
+TRANSFER_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 30.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--how", choices=get_args(How), default="kill", help="what happens to the leader")
     parser.add_argument("--kind", choices=(*KINDS, "both"), default="both")
     parser.add_argument("--size", type=int, default=3)
     parser.add_argument("--heartbeat-interval", type=int, default=100, metavar="MS")
@@ -55,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.directory.mkdir(parents=True, exist_ok=True)
     conditions = Conditions(arguments.directory)
     report: dict[str, list[float]] = {}
+    usual: dict[str, list[float]] = {}
     for kind in KINDS if arguments.kind == "both" else (arguments.kind,):
         with (
             tempfile.TemporaryDirectory(prefix="failover-", dir=arguments.directory) as name,
@@ -66,63 +84,124 @@ def main(argv: Sequence[str] | None = None) -> int:
                 election_ms=arguments.election_timeout,
             ) as cluster,
         ):
-            report[kind] = asyncio.run(_rounds(cluster, arguments.rounds))
+            report[kind], usual[kind] = asyncio.run(_rounds(cluster, arguments.rounds, arguments.how))
     under = conditions.report()
     if arguments.json != "-":
-        print(_table(report, arguments))
+        print(_table(report, usual, arguments))
         print(sentence(under))
     if arguments.json:
         settings = {
             name: value for name, value in vars(arguments).items() if name not in ("json", "directory")
         }
-        whole = {"schema": SCHEMA, "conditions": under, "settings": settings, "stalls_ms": report}
+        whole = {
+            "schema": SCHEMA,
+            "conditions": under,
+            "settings": settings,
+            "stalls_ms": report,
+            "usual_ms": usual,
+        }
         write_json(whole, arguments.json)
     return 0
 
 
-async def _rounds(cluster: LocalCluster, rounds: int) -> list[float]:
+async def _rounds(cluster: LocalCluster, rounds: int, how: How) -> tuple[list[float], list[float]]:
     cluster.start()
     await cluster.wait_healthy(timeout_s=60)
-    stalls_ms = []
+    stalls_ms, usual_ms = [], []
     for number in range(rounds):
-        stalls_ms.append(await _round(cluster))
+        if how == "kill":
+            stalls_ms.append(await _kill(cluster))
+        else:
+            stall_ms, before_ms = await _planned(cluster, how)
+            stalls_ms.append(stall_ms)
+            usual_ms.append(before_ms)
         print(f"{cluster.kind}, round {number + 1}: {stalls_ms[-1]:,.0f} ms", file=sys.stderr, flush=True)
-    return stalls_ms
+    return stalls_ms, usual_ms
 
 
-async def _round(cluster: LocalCluster) -> float:
-    leader = await cluster.leader()
-    survivors = [i for i in range(len(cluster.members)) if i != leader]
+@contextlib.asynccontextmanager
+async def _loaded(cluster: LocalCluster) -> AsyncIterator[tuple[list[Rpc], list[list[float]]]]:
+    """Load all members; yield the connections, and when each member acknowledged its writes."""
     async with contextlib.AsyncExitStack() as stack:
         rpcs = [
             await stack.enter_async_context(Rpc(member.endpoint, timeout_s=WRITE_TIMEOUT_S))
             for member in cluster.members
         ]
-        acknowledged = [0]
-        load = [asyncio.create_task(_load(rpc, acknowledged)) for rpc in rpcs for _ in range(LOADERS)]
+        ends_s: list[list[float]] = [[] for _ in rpcs]
+        load = [
+            asyncio.create_task(_load(rpc, ends))
+            for rpc, ends in zip(rpcs, ends_s, strict=True)
+            for _ in range(LOADERS)
+        ]
         try:
-            await wait_until(lambda: _is_loaded(acknowledged), "the load runs")
-            killed_s = time.monotonic()
-            cluster.kill(leader)
-            stalled_s = await _first_write([rpcs[i] for i in survivors], killed_s)
+            await wait_until(lambda: _is_loaded(ends_s), "the load runs")
+            yield rpcs, ends_s
         finally:
             for task in load:
                 task.cancel()
             await asyncio.gather(*load, return_exceptions=True)
+
+
+async def _kill(cluster: LocalCluster) -> float:
+    leader = await cluster.leader()
+    async with _loaded(cluster) as (rpcs, _):
+        killed_s = time.monotonic()
+        cluster.kill(leader)
+        stalled_s = await _first_write([rpc for i, rpc in enumerate(rpcs) if i != leader], killed_s)
     cluster.start(leader)
     await cluster.wait_healthy()
     return stalled_s * 1000
 
 
-async def _is_loaded(acknowledged: list[int]) -> bool:
-    return acknowledged[0] >= LOADED_WRITES
+async def _planned(cluster: LocalCluster, how: How) -> tuple[float, float]:
+    """Return the longest pause from the event on, and the longest one before it, in milliseconds."""
+    leader = await cluster.leader()
+    others = [i for i in range(len(cluster.members)) if i != leader]
+    async with _loaded(cluster) as (rpcs, ends_s):
+        await asyncio.sleep(BEFORE_S)
+        begin_s = time.monotonic()
+        if how == "stop":
+            await cluster.stop(leader, STOP_TIMEOUT_S)
+        else:
+            await _move_leader(rpcs[leader], rpcs[random.choice(others)])
+        await asyncio.sleep(AFTER_S)
+        end_s = time.monotonic()
+    counted = others if how == "stop" else range(len(rpcs))
+    acknowledged_s = sorted(at_s for i in counted for at_s in ends_s[i])
+    if how == "stop":
+        cluster.start(leader)
+        await cluster.wait_healthy()
+    return (
+        _longest_gap_s(acknowledged_s, begin_s, end_s) * 1000,
+        _longest_gap_s(acknowledged_s, begin_s - BEFORE_S, begin_s) * 1000,
+    )
 
 
-async def _load(rpc: Rpc, acknowledged: list[int]) -> None:
+async def _move_leader(leader: Rpc, target: Rpc) -> None:
+    member_id = (await target.status()).header.member_id
+    request = MoveLeaderRequest(targetID=member_id)
+    await leader.start("Maintenance/MoveLeader", request, raw, TRANSFER_TIMEOUT_S)
+
+
+def _longest_gap_s(times_s: Sequence[float], begin_s: float, end_s: float) -> float:
+    """Return the longest time between two of the rising `times_s` of which a part lies between begin and end.
+    The end counts as one of them, for nothing may have come after the event."""
+    longest_s = 0.0
+    for earlier_s, later_s in pairwise([*times_s, end_s]):
+        if later_s > begin_s and earlier_s < end_s:
+            longest_s = max(longest_s, later_s - earlier_s)
+    return longest_s
+
+
+async def _is_loaded(ends_s: Sequence[Sequence[float]]) -> bool:
+    return sum(map(len, ends_s)) >= LOADED_WRITES
+
+
+async def _load(rpc: Rpc, ends_s: list[float]) -> None:
     while True:
         try:
             await rpc.start("KV/Put", PutRequest(key=b"load", value=b"x" * 256), raw)
-            acknowledged[0] += 1
+            ends_s.append(time.monotonic())
         except grpc.aio.AioRpcError:
             await asyncio.sleep(0.02)
 
@@ -151,14 +230,17 @@ async def _write(rpc: Rpc) -> float:
     return time.monotonic()
 
 
-def _table(report: dict[str, list[float]], arguments: Any) -> str:
-    rows = [["cluster", "rounds", "median", "min", "max"]]
+def _table(report: dict[str, list[float]], usual: dict[str, list[float]], arguments: Any) -> str:
+    is_planned = arguments.how != "kill"
+    rows = [["cluster", "rounds", "median", "min", "max", *(["usual, median"] if is_planned else [])]]
     for kind, stalls in report.items():
-        figures = (statistics.median(stalls), min(stalls), max(stalls))
+        figures = [statistics.median(stalls), min(stalls), max(stalls)]
+        if is_planned:
+            figures.append(statistics.median(usual[kind]))
         rows.append([kind, str(len(stalls)), *(f"{value:,.0f} ms" for value in figures)])
     return (
-        f"{columns(rows)}\n{arguments.size} members, heartbeat {arguments.heartbeat_interval} ms, "
-        f"election timeout {arguments.election_timeout} ms"
+        f"{columns(rows)}\n{arguments.how}; {arguments.size} members, heartbeat "
+        f"{arguments.heartbeat_interval} ms, election timeout {arguments.election_timeout} ms"
     )
 
 
