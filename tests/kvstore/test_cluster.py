@@ -6,7 +6,6 @@ Codes and texts are those that etcd 3.5.1 answers to the same requests, but for 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -15,6 +14,7 @@ import pytest
 import raft
 from kvstore import build_methods, publish_member
 from kvstore.api import cluster
+from kvstore.errors import ApiError
 from kvstore.pb.backup_pb2 import SnapshotRequest, SnapshotResponse
 from kvstore.pb.cluster_pb2 import MemberReplaceRequest
 from kvstore.pb.rpc_pb2 import (
@@ -250,24 +250,35 @@ def test_without_a_majority_nothing_is_asked_for(three: LocalServer, client: Cli
     assert three.replica.changes == []
 
 
+class LastingCall:
+    """A request without deadline and metadata, that came in by no door."""
+
+    request_bytes = b""
+
+    def time_left_s(self) -> float | None:
+        return None
+
+    def metadata(self, key: str) -> str | None:
+        return None
+
+
 def test_two_additions_at_once_do_not_get_one_url(three: LocalServer) -> None:
     """The second is compared with what the first has made of the membership."""
 
-    def add() -> Any:
-        client = Client(three.port)
-        try:
-            return client.call("Cluster/MemberAdd", MemberAddRequest(peerURLs=[URL]))
-        finally:
-            client.close()
+    async def add_both() -> list[Any]:
+        service, request = cluster.ClusterService(three.context), MemberAddRequest(peerURLs=[URL])
+        three.replica.change_gate.clear()
+        adding = [asyncio.ensure_future(service.member_add(request, LastingCall())) for _ in range(2)]
+        await three.replica.change_asked.wait()
+        for _ in range(50):  # as far as the second one gets
+            await asyncio.sleep(0)
+        three.replica.change_gate.set()
+        return await asyncio.gather(*adding, return_exceptions=True)
 
-    three.run(_set(three.replica.change_gate, False))
-    with ThreadPoolExecutor() as pool:
-        answers = [pool.submit(add) for _ in range(2)]
-        three.run(asyncio.wait_for(three.replica.change_asked.wait(), 20))
-        three.run(_set(three.replica.change_gate, True))
-        failures = [answer.result() for answer in answers if isinstance(answer.result(), Failure)]
-    [failure] = failures
-    assert told(failure)[1] == "Peer URLs already exists"
+    answers = three.run(add_both())
+    [failure] = [answer for answer in answers if isinstance(answer, Exception)]
+    assert isinstance(failure, ApiError) and failure.message == "etcdserver: Peer URLs already exists"
+    assert len(three.replica.changes) == 1
 
 
 async def _set(event: asyncio.Event, is_set: bool) -> None:
