@@ -16,7 +16,8 @@ up writes.
 
 Until then a deleted record is a mark, and a scan that comes upon a long row of marks steps over all of them
 in one call of LevelDB: a third of a second for a million. So no row may become long. After
-`GRAVE_RECORDS_MAX` records of a kind the sweeper rests until LevelDB has merged where they lay.
+`GRAVE_RECORDS_MAX` records of a kind, or `HISTORY_GRAVE_RECORDS_MAX` of history's, the sweeper rests until
+LevelDB has merged where they lay.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ UNSYNCED_BYTES_MAX = 16 * 1024 * 1024
 
 GRAVE_RECORDS_MAX = 20_000
 """Marks in a row: 6 ms for a scan."""
+HISTORY_GRAVE_RECORDS_MAX = 50_000
+"""The same among versions and events, 15 ms: few scan these, and long. A merge rewrites every table that it
+touches, on each level, and these hold some tens of thousands of records: if it is for few of them, the same
+tables are rewritten again and again."""
 GRAVE_SHARE = 8
 """Where fewer than this part of a range was removed there is no long row of marks in it."""
 
@@ -111,7 +116,7 @@ class Sweeper:
         self._is_abandoned = False
         self._is_reclaiming = False
         self._removed_bytes = 0
-        """Since space was last asked back."""
+        """Since space was last asked back, but for what merges have given back."""
         self._unsynced_bytes = 0
         self._pause_slices = 1.0
         """How long a pause is, in slices."""
@@ -214,8 +219,8 @@ class Sweeper:
             return
         self._account(done)
         assert self._loop is not None
-        if any(grave.count >= GRAVE_RECORDS_MAX for grave in self._graves.values()):
-            graves, self._graves = list(self._graves.values()), {}
+        if full := [family for family, grave in self._graves.items() if grave.count >= _grave_max(family)]:
+            graves = [self._graves.pop(family) for family in full]
             self._rest(lambda: self._merge(graves))
         elif self._unsynced_bytes >= UNSYNCED_BYTES_MAX:
             self._unsynced_bytes = 0
@@ -236,8 +241,8 @@ class Sweeper:
             self._pause_slices = min(max(pause_slices, 1.0), PAUSE_SLICES_MAX)
         self._due_s = 0.0
 
-    def _rest(self, work: Callable[[], None]) -> None:
-        """Do nothing on the loop until `work` is done, in a thread."""
+    def _rest(self, work: Callable[[], int | None]) -> None:
+        """Do nothing on the loop until `work` is done, in a thread. It tells how many bytes it gave back."""
         assert self._loop is not None
         self._is_resting = True
         self._loop.run_in_executor(self._threads, work).add_done_callback(self._rested)
@@ -259,29 +264,35 @@ class Sweeper:
         if self._removed_bytes >= max(RECLAIM_BYTES_MIN, self._size_bytes() // RECLAIM_SHARE):
             self.reclaim_soon()
 
-    def _rested(self, done: asyncio.Future[None]) -> None:
+    def _rested(self, done: asyncio.Future[int | None]) -> None:
         self._is_resting = False
         if done.cancelled() or self._stopped.is_set():
             return
         if (error := done.exception()) is not None:
             assert isinstance(error, Exception)
             self._failed(error)
-        elif self._is_done():
+            return
+        self._removed_bytes = max(self._removed_bytes - (done.result() or 0), 0)
+        if self._is_done():
             self._maybe_reclaim()
         else:
             self.wake()
 
     # -- in a thread ------------------------------------------------------------------------------------
 
-    def _merge(self, graves: list[_Grave]) -> None:
+    def _merge(self, graves: list[_Grave]) -> int:
+        """Return how many of the bytes that lay in `graves` LevelDB has given back."""
+        given_back = 0
         for grave in graves:
             if self._stopped.is_set():
-                return
+                break
             if (
                 self._approximate_size(grave.low, grave.high)
                 <= GRAVE_SHARE * grave.size_bytes + PIECE_BYTES // 8
             ):
                 compact_range(self._db, grave.low, grave.high + b"\x00")
+                given_back += grave.size_bytes
+        return given_back
 
     def _reclaim(self, compact_revision: int) -> None:
         events = EVENT, EVENT + pack_revision(max(compact_revision, 0) + 1, 0)
@@ -302,6 +313,10 @@ class Sweeper:
         self._is_reclaiming = False
         if not done.cancelled() and (error := done.exception()) is not None:
             self._failed(error)
+
+
+def _grave_max(family: bytes) -> int:
+    return GRAVE_RECORDS_MAX if family == LATEST else HISTORY_GRAVE_RECORDS_MAX
 
 
 def pieces(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kvstore import dooms, sweeper
-from kvstore.keys import LATEST, LATEST_END, META_DOOM
+from kvstore import dooms, sweep, sweeper
+from kvstore.keys import EVENT, INDEX, LATEST, LATEST_END, META_DOOM
 from kvstore.pb.rpc_pb2 import (
     Compare,
     DeleteRangeRequest,
@@ -161,18 +161,21 @@ async def test_the_dead_are_removed_in_the_background(store: Store) -> None:
 
 
 async def test_no_long_row_of_marks_is_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LevelDB merges where records were removed before more of them go."""
+    """LevelDB merges where records were removed before more of them go: seldom among those of history."""
     monkeypatch.setattr(sweeper, "GRAVE_RECORDS_MAX", 1000)
+    monkeypatch.setattr(sweeper, "HISTORY_GRAVE_RECORDS_MAX", 3000)
     filled(store, 8000)
-    sizes: list[int] = []
+    sizes: dict[bytes, list[int]] = {LATEST: [], INDEX: [], EVENT: []}
     lying_before: list[int] = []
     merge = store._sweeper._merge
 
-    def merge_and_look(graves: Any) -> None:
+    def merge_and_look(graves: Any) -> int:
         before = lying(store)
-        merge(graves)
-        sizes.extend(grave.count for grave in graves if grave.low.startswith(LATEST))
+        given_back = merge(graves)
+        for grave in graves:
+            sizes[grave.low[:1]].append(grave.count)
         lying_before.append(before - lying(store))
+        return given_back
 
     monkeypatch.setattr(store._sweeper, "_merge", merge_and_look)
     store.start()
@@ -180,8 +183,39 @@ async def test_no_long_row_of_marks_is_left(store: Store, monkeypatch: pytest.Mo
     fill(store, compaction(store.revision))
     await until(lambda: not store._dooms and store.is_swept and not store._sweeper._is_resting)
     assert lying(store) == 0
-    assert len(sizes) >= 7 and max(sizes) < 1000 + dooms.SLICE_KEYS_MAX
+    assert len(sizes[LATEST]) >= 7
+    assert all(1000 <= each < 1000 + dooms.SLICE_KEYS_MAX for each in sizes[LATEST])
+    for family in (INDEX, EVENT):  # a put and a tombstone of each key
+        assert len(sizes[family]) >= 4
+        assert all(3000 <= each < 3000 + 2 * sweep.SLICE_EVENTS_MAX for each in sizes[family])
     assert not any(lying_before)  # nothing was removed meanwhile
+
+
+async def test_space_that_merges_have_given_back_is_not_asked_for_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else LevelDB would rewrite the whole store at the end of each large removal."""
+    monkeypatch.setattr(sweeper, "RECLAIM_BYTES_MIN", 200_000)
+    monkeypatch.setattr(sweeper, "RECLAIM_SHARE", 2**40)
+    monkeypatch.setattr(store._sweeper, "reclaim_soon", lambda: asked.append(store._sweeper._removed_bytes))
+    asked: list[int] = []
+    filled(store, 8000)
+    store.start()
+
+    async def removed() -> None:
+        fill(store, ALL)
+        fill(store, compaction(store.revision))
+        await until(lambda: not store._dooms and store.is_swept and not store._sweeper._is_resting)
+
+    monkeypatch.setattr(sweeper, "GRAVE_RECORDS_MAX", 1000)
+    monkeypatch.setattr(sweeper, "HISTORY_GRAVE_RECORDS_MAX", 1000)
+    await removed()
+    assert not asked and store._sweeper._removed_bytes < 200_000
+    monkeypatch.setattr(sweeper, "GRAVE_RECORDS_MAX", 10**6)
+    monkeypatch.setattr(sweeper, "HISTORY_GRAVE_RECORDS_MAX", 10**6)
+    filled(store, 8000)
+    await removed()
+    assert asked and asked[-1] >= 200_000
 
 
 def test_in_a_txn_it_counts_what_the_txn_has_put(store: Store) -> None:

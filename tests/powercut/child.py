@@ -52,7 +52,7 @@ def shrink() -> None:
     """Make everything happen often that happens by size."""
     make: Any = plyvel.DB
     plyvel.DB = lambda *args, **options: make(*args, **{**options, "write_buffer_size": MEMTABLE_BYTES})
-    sweeper.GRAVE_RECORDS_MAX = 300
+    sweeper.GRAVE_RECORDS_MAX = sweeper.HISTORY_GRAVE_RECORDS_MAX = 300
     setattr(snapshot_source, "SNAPSHOT_CHUNK_BYTES", 16 * 1024)  # noqa: B010 (it is another module's constant)
     sweeper.RECLAIM_BYTES_MIN = 32 * 1024
 
