@@ -217,7 +217,8 @@ class MemberChaos(Chaos):
         if leader is not None and not leader.config.check_quorum:
             # Nobody is sticky: who was removed, or never came to be a member, and does not know it, would
             # depose leader after leader. The handshake stops that; here it is as if he were not there.
-            self.alone = self.nodes.keys() - leader.core.membership.effective.members
+            view = leader.core.membership
+            self.alone = self.nodes.keys() - view.effective.members - view.committed.members
         for node in self.nodes.values():
             node.core.tick()
             self._check(node)
