@@ -63,6 +63,11 @@ class Replica(Protocol):
         """By id. Cheap too."""
         ...
 
+    @property
+    def removed_members(self) -> tuple[int, ...]:
+        """The ids of those that were members before. With the present ids this never comes twice."""
+        ...
+
     async def propose(self, command: bytes, /, *, timeout_s: float) -> object:
         """Have `command` committed and applied; return the state machine's result.
 

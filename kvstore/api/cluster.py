@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
@@ -92,16 +91,17 @@ class ClusterService:
         return response
 
     async def member_add(self, request: MemberAddRequest, call: Call) -> MemberAddResponse:
-        """Add a member that is to be started afterwards. Its id is told in the answer, and nowhere before:
-        another with the same URLs, long ago, had another id."""
+        """Add a member that is to be started afterwards. Its id is told in the answer: see new_member_id."""
         context = self._context
         context.admit(call)
         urls = _checked_urls(request.peerURLs)
-        new_id = new_member_id(urls)
+        new_id = self._new_id(urls)
         is_learner = request.isLearner
 
         def check() -> None:
+            nonlocal new_id
             self._check_unused(urls)
+            new_id = self._new_id(urls)
 
         async def change(timeout_s: float) -> None:
             await context.replica.add_member(
@@ -181,11 +181,13 @@ class ClusterService:
         context = self._context
         context.admit(call)
         urls = _checked_urls(request.peerURLs)
-        new_id = new_member_id(urls)
+        new_id = self._new_id(urls)
 
         def check() -> None:
+            nonlocal new_id
             self._check_known(request.ID)
             self._check_unused(urls, except_for=request.ID)
+            new_id = self._new_id(urls)
 
         async def change(timeout_s: float) -> None:
             await context.replica.replace_member(
@@ -219,7 +221,7 @@ class ClusterService:
         then. Raises ApiError.
 
         One at a time, so that what was checked still holds. Changes of the same moment at other members
-        are not seen by it: two members added with the same URLs at once would both be there.
+        are not seen by it, but two members that are added with the same URLs then have the same id.
         """
         context = self._context
         loop = asyncio.get_running_loop()
@@ -289,6 +291,10 @@ class ClusterService:
         if any(not set(urls).isdisjoint(m.peer_urls) for i, m in members.items() if i != except_for):
             raise PEER_URLS_EXIST.error()
 
+    def _new_id(self, urls: Sequence[str]) -> int:
+        replica = self._context.replica
+        return new_member_id(urls, replica.cluster_id, sorted(replica.members), replica.removed_members)
+
     def _listed(self, *, added: Member | None = None, without: int = 0) -> list[Member]:
         """Return the members by id. Only those of the configuration: what a member published outlives it.
         `added`: one that may not be in it yet. `without`: one that is gone; itself, it may not know."""
@@ -306,10 +312,16 @@ class ClusterService:
         return sorted(listed, key=lambda member: member.ID)
 
 
-def new_member_id(peer_urls: Sequence[str]) -> int:
-    """Return an id that no member ever had: etcd's way (the first 8 bytes of a SHA-1), with chance instead
-    of the time."""
-    text = ",".join(peer_urls).encode() + secrets.token_bytes(16)
+def new_member_id(
+    peer_urls: Sequence[str], cluster_id: int, members: Sequence[int], removed: Sequence[int]
+) -> int:
+    """Return an id that no member ever had: etcd's way (the first 8 bytes of a SHA-1), with the present and
+    the past members instead of the time.
+
+    So an addition that is repeated while the first, of unknown outcome, may still be committed has the same
+    id, and is refused where another would become a second member with the same URLs.
+    """
+    text = repr((list(peer_urls), cluster_id, list(members), list(removed))).encode()
     return int.from_bytes(hashlib.sha1(text, usedforsecurity=False).digest()[:8]) or 1
 
 

@@ -52,6 +52,12 @@ class MemberOperations(ABC):
         return self._made_driver().group.members.committed
 
     @property
+    def removed_members(self) -> tuple[NodeId, ...]:
+        """The ids that were members before that configuration, the latest last; very old ones are forgotten.
+        With the present ids this never comes twice."""
+        return self._made_driver().group.members.view.committed.removed
+
+    @property
     def is_learner(self) -> bool:
         """Whether this member has no vote: also one that has just joined, and does not know of it yet.
         Cheap. Raises Stopping before the start is done."""

@@ -53,6 +53,7 @@ class LocalReplica:
         self.timeouts_s: list[float] = []
         self.is_learner = False
         self.members: Mapping[int, LocalMember] = {self.node_id: LocalMember(("http://127.0.0.1:1",), 7)}
+        self.removed_members: tuple[int, ...] = ()
         self.changes: list[tuple[Any, ...]] = []
         """What was asked for, with whether it was strict."""
         self.refusals: list[Exception | None] = []

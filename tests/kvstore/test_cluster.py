@@ -86,8 +86,29 @@ def test_a_member_is_added(three: LocalServer, client: Client) -> None:
 
 
 def test_ids_are_never_the_same() -> None:
-    ids = {cluster.new_member_id([URL]) for _ in range(100)}
-    assert len(ids) == 100 and all(0 < i < 1 << 64 for i in ids)
+    """But for the same addition once more, of which the first may be under way."""
+
+    def new_id(url: str = URL, cluster_id: int = 7, members: Any = (1, 2), removed: Any = ()) -> int:
+        return cluster.new_member_id([url], cluster_id, members, removed)
+
+    first = new_id()
+    later = [new_id(removed=(first,)), new_id(members=(1, 2, 3)), new_id(removed=(first, 3))]
+    ids = {first, *later, new_id("http://127.0.0.1:6"), new_id(cluster_id=8)}
+    assert len(ids) == 6 and all(0 < i < 1 << 64 for i in ids)
+    assert new_id() == first
+
+
+def test_an_addition_that_is_repeated_has_the_same_id(three: LocalServer, client: Client) -> None:
+    """Else both would be members, if the first one is committed after all."""
+    three.replica.refusals = [raft.OutcomeUnknown(), raft.ChangeRefused(raft.ChangeRefusal.ALREADY_MEMBER)]
+    request = MemberAddRequest(peerURLs=[URL])
+    unknown, again = (client.call("Cluster/MemberAdd", request) for _ in range(2))
+    assert unknown.trailers["quorumlog-applied"] == "unknown"
+    assert told(again) == ("FAILED_PRECONDITION", "member ID already exist")
+    assert three.replica.changes[0] == three.replica.changes[1]
+    three.replica.members = {i: one for i, one in three.replica.members.items() if i != 0xB}
+    three.replica.removed_members = (0xB,)
+    assert client.call("Cluster/MemberAdd", request).member.ID != three.replica.changes[0][1]
 
 
 @pytest.mark.parametrize(
