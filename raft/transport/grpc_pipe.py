@@ -54,6 +54,7 @@ class GrpcPipe:
     def __init__(self, stream: Call | Context, name: str) -> None:
         self._stream = stream
         self._sending = asyncio.Lock()
+        self._given_up: str | None = None
         self.inbox = Inbox()
         self._reader = asyncio.create_task(self._read(), name=f"raft pipe {name}")
 
@@ -79,6 +80,13 @@ class GrpcPipe:
                 await self._write(_END)
             await self.inbox.wait_end()
 
+    def give_up(self, cause: str) -> bool:
+        """Break this end, for `cause`. Return whether who uses it may be cancelled. Not while it writes: gRPC
+        knows of no write that is given up, and would refuse to send a status; but `send` raises behind it."""
+        self._given_up = cause
+        self.inbox.break_(cause)
+        return not self._sending.locked()
+
     async def close(self) -> None:
         """Let go of everything but the call. Never raises. May be called twice."""
         self.inbox.break_(CLOSED)
@@ -97,6 +105,8 @@ class GrpcPipe:
             if _cancels() > cancels:
                 raise
             raise PipeBroken(self.inbox.cause) from None
+        if self._given_up is not None:
+            raise PipeBroken(self._given_up)
 
     async def _read(self) -> None:
         cause = "the other end is gone"
@@ -228,11 +238,14 @@ class _Served:
     def __init__(self, run_id: int, task: asyncio.Task[Any]) -> None:
         self.run_id = run_id
         self.task = task
-        self.cause = "it was given up"
+        self.cause: str | None = None
+        self.pipe: GrpcPipe | None = None
 
     def end(self, cause: str) -> None:
         self.cause = cause
-        self.task.cancel()
+        # While the handshake is being answered it is not: `serve` looks behind that.
+        if self.pipe is not None and self.pipe.give_up(cause):
+            self.task.cancel()
 
 
 class PipeServer:
@@ -258,7 +271,10 @@ class PipeServer:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
         served.append(own)
         try:
+            handler.on_greeted(hello.sender, hello.incarnation)
             await context.write(reply)
+            if own.cause is not None:
+                await context.abort(grpc.StatusCode.ABORTED, own.cause)
             await _serve(hello.sender, own, context, handler)
         finally:
             served.remove(own)
@@ -278,7 +294,7 @@ class PipeServer:
 
 
 async def _serve(sender: NodeId, own: _Served, context: Context, handler: TransportHandler) -> None:
-    pipe = GrpcPipe(context, f"from {sender:x}")
+    own.pipe = pipe = GrpcPipe(context, f"from {sender:x}")
     status = grpc.StatusCode.ABORTED
     try:
         await handler.serve_pipe(sender, pipe)
@@ -292,7 +308,7 @@ async def _serve(sender: NodeId, own: _Served, context: Context, handler: Transp
             raise
         # Cancelled here, and not by gRPC: the other side must be told.
         task.uncancel()
-        cause = own.cause
+        cause = own.cause or "it was given up"
     except Exception:
         logger.exception("a pipe from %x failed", sender)
         status, cause = grpc.StatusCode.INTERNAL, "it failed there"

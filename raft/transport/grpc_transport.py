@@ -60,12 +60,16 @@ class _Inbound:
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self.task = task
         self.cause: str | None = None
+        self.is_reading = False
+        """The handshake is answered. Before that it must not be cancelled: gRPC knows of no write that is
+        given up, and would refuse to send a status; the other side would wait for ever."""
 
     def end(self, cause: str) -> None:
         """Have it end with a status that says `cause`."""
         if self.cause is None:
             self.cause = cause
-            self.task.cancel()
+            if self.is_reading:
+                self.task.cancel()
 
 
 class GrpcTransport:
@@ -285,8 +289,6 @@ class GrpcTransport:
                 self._log_once(hello.sender, f"it was refused: {refusal.text}")
             await context.write(codec.encode_handshake_reply(refusal))
             return None
-        if hello is not None and self._handler is not None:
-            self._handler.on_greeted(hello.sender, hello.incarnation)
         return hello
 
     def _accepted(self) -> bytes:
@@ -299,9 +301,14 @@ class GrpcTransport:
         own = _Inbound(task)
         self._replace_stream(hello, own)
         try:
+            if self._handler is not None:
+                self._handler.on_greeted(hello.sender, hello.incarnation)
             await context.write(self._accepted())
-            while isinstance(data := await context.read(), bytes):
+            own.is_reading = True
+            while own.cause is None and isinstance(data := await context.read(), bytes):
                 self._take_frame(hello.sender, data)
+            if own.cause is not None:
+                await context.abort(grpc.StatusCode.ABORTED, own.cause)
         except codec.CodecError as error:
             self._stats.malformed_frames += 1
             self._log_once(hello.sender, f"a frame that cannot be read: {error}")

@@ -37,7 +37,11 @@ class RawStream:
     def __init__(self, port: int, path: str = STREAM_PATH) -> None:
         self._channel = grpc.aio.insecure_channel(
             f"127.0.0.1:{port}",
-            options=[("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
+            options=[
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
         )
         self.call: Any = self._channel.stream_stream(path, None, None)(None)
 

@@ -14,14 +14,18 @@ from raft.core import messages as m
 from raft.core.errors import MemberRemoved
 from raft.core.types import MembershipChange, NodeId
 from raft.pb import peer_pb2 as pb
+from raft.transport import codec
 from raft.transport.codec import DETAILS_BYTES_MAX
 from raft.transport.grpc_transport import LOGGED_MAX
 from raft.transport.interface import Pipe, PipeBroken
+from raft.transport.options import PIPE_PATH, STREAM_PATH
 from raft.transport.peers import Peer
 
 from .cluster import free_ports, until
-from .peer_calls import RawStream
+from .peer_calls import RawStream, hello
 from .pipe_ends import GrpcEnd, no_tasks_left, receive_all, send_until_broken
+
+MIB = 1024 * 1024
 
 Start = Callable[..., Any]
 
@@ -224,10 +228,52 @@ async def test_the_stream_of_a_removed_member_ends_with_a_status_that_says_so(
     async with RawStream(ports[2]) as raw:
         assert (await raw.shake_hands()).refusal == 0
         b.transport.set_peers([], [1])
-        await raw.write(heartbeat(1, 2))
         code, text = await raw.ending()
         assert code is grpc.StatusCode.ABORTED and text == "this member was removed from the cluster"
-    assert not b.handler.messages
+
+
+@pytest.mark.parametrize("path", [STREAM_PATH, PIPE_PATH])
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_member_that_is_removed_while_it_is_greeted_is_told(
+    start: Start, ports: dict[NodeId, int], monkeypatch: pytest.MonkeyPatch, path: str, turns: int
+) -> None:
+    """At whichever moment of it: gRPC sends no status behind a write that was given up."""
+    b = await start(2, ports, dialled={1: [ports[3]]})
+    loop = asyncio.get_running_loop()
+
+    def remove(rest: int) -> None:
+        if rest:
+            loop.call_soon(remove, rest - 1)
+        else:
+            b.transport.set_peers([], [1])
+
+    monkeypatch.setattr(b.handler, "on_greeted", lambda *_: remove(turns))
+    async with RawStream(ports[2], path) as raw:
+        await raw.call.write(codec.encode_handshake(hello()))
+        code, text = await raw.ending()
+        assert (code, text) == (grpc.StatusCode.ABORTED, "this member was removed from the cluster")
+
+
+async def test_a_pipe_that_is_writing_when_its_peer_goes_ends_with_the_write(
+    start: Start, ports: dict[NodeId, int]
+) -> None:
+    b = await start(2, ports, dialled={1: [ports[3]]})
+
+    async def say_and_wait(pipe: Pipe) -> None:
+        await pipe.send(bytes(16 * MIB))
+        await asyncio.Event().wait()
+
+    b.handler.serve = say_and_wait
+    async with RawStream(ports[2], PIPE_PATH) as raw:
+        assert (await raw.shake_hands()).refusal == 0
+        # Nobody reads, and it is more than gRPC takes without that.
+        await until(lambda: b.handler.senders, "it is served")
+        (served,) = b.grpc._pipe_server._open[1]
+        await until(lambda: served.pipe._sending.locked(), "it writes")
+        b.transport.set_peers([], [])
+        code, text = await raw.ending()
+        assert (code, text) == (grpc.StatusCode.ABORTED, "it is no peer of this member any more")
+    assert b.handler.endings == ["PipeBroken: it is no peer of this member any more"]
 
 
 @pytest.mark.parametrize(

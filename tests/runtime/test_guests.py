@@ -29,7 +29,7 @@ from .pipe_ends import GrpcEnd, no_tasks_left
 Start = Callable[..., Any]
 Ports = dict[NodeId, int]
 
-LONG = {"guest_grace_s": 1000.0}
+LONG = {"guest_grace_s": 1000.0, "handshake_timeout_s": 30.0}
 SHORT = {"guest_grace_s": 0.05}
 
 
