@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 PEER_URLS_MAX: Final = ADDRESSES_MAX
 
+PARTED_KEPT_MAX: Final = 16
+
 _ID_MAX: Final = (1 << 64) - 1
 
 
@@ -108,10 +110,14 @@ class Members:
         self._own_id = own_id
         self._names = {node_id: member.name for node_id, member in initial.items()}
         self._initial = infos_of(initial_membership(initial))
+        self._all: dict[NodeId, MemberInfo] = {}
+        self._parted: dict[NodeId, MemberInfo] = {}
+        """The last that were members: one of them may still lead."""
         self.update(view)
 
     def update(self, view: MembershipView) -> None:
         """Take in what the core says."""
+        before = self._all
         self.view = view
         self.committed: Mapping[NodeId, MemberInfo] = infos_of(view.committed)
         """The members that nothing can roll back any more."""
@@ -119,6 +125,13 @@ class Members:
             self.effective = self.committed
         else:
             self.effective = infos_of(view.effective)
+        self._all = {**self.committed, **self.effective}
+        self._parted = {
+            **self._parted,
+            **{node_id: info for node_id, info in before.items() if node_id not in self._all},
+        }
+        for node_id in list(self._parted)[:-PARTED_KEPT_MAX]:
+            del self._parted[node_id]
 
     @property
     def is_learner(self) -> bool:
@@ -141,7 +154,9 @@ class Members:
         Whoever leads is neither cut off nor refused, though it may be removed: it is just handing over. One
         whose removal may yet be rolled back is kept.
         """
-        infos = {**self.committed, **self.effective}
+        infos = self._all
+        if leader in self._parted and leader not in infos:
+            infos = {**infos, leader: self._parted[leader]}
         peers = [
             Peer(node_id, self._names.get(node_id, ""), tuple(map(address_of, info.peer_urls)))
             for node_id, info in sorted(infos.items())

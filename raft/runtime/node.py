@@ -464,11 +464,11 @@ class Node(MemberOperations):
             run_id=self.run_id,
             addresses=tuple(map(address_of, config.own_peer_urls)),
         )
-        peers, _ = self._made_members().peers(NO_NODE)
-        listen = config.listen_peer_urls or config.own_peer_urls
-        return GrpcTransport(
-            own, peers, [address_of(url) for url in listen], self._check_peer, options=config.transport
-        )
+        peers, removed = self._made_members().peers(NO_NODE)
+        listen = [address_of(url) for url in config.listen_peer_urls or config.own_peer_urls]
+        transport = GrpcTransport(own, peers, listen, self._check_peer, options=config.transport)
+        transport.set_peers(peers, removed)
+        return transport
 
     def _made_members(self) -> Members:
         if self._members is None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raft import DataDirectory, MemberRemoved, NodeId, NotLeader, TransferFailed
+from raft import DataDirectory, InitialMember, MemberRemoved, NodeId, NotLeader, TransferFailed
 from raft.core.errors import ChangeRefusal, ChangeRefused
+from raft.core.ready import MembershipView
+from raft.runtime.members import Members, initial_membership
 from raft.runtime.node import Node
 
 from .cluster import Cluster, until
@@ -93,6 +96,7 @@ async def test_a_learner_that_never_runs_is_not_promoted(cluster: GrowingCluster
     leader = cluster.nodes[await cluster.leader()]
     await leader.add_member(4, [url(4)], is_learner=True, timeout_s=TIMEOUT_S)
     for node in list(cluster.nodes.values()):
+        await until(lambda node=node: 4 in node.members, "the learner is known everywhere")
         with pytest.raises(ChangeRefused) as caught:
             await node.promote_member(4, timeout_s=TIMEOUT_S)
         assert caught.value.refusal is ChangeRefusal.LEARNER_BEHIND
@@ -211,6 +215,19 @@ async def test_bad_urls_are_refused_here(cluster: GrowingCluster) -> None:
     for urls in ([], ["nonsense"], ["http://127.0.0.1:1"] * 100, ["http://" + "x" * 5000 + ":1"]):
         with pytest.raises(ValueError):
             await leader.add_member(4, urls, timeout_s=TIMEOUT_S)
+
+
+def test_a_leader_that_is_removed_stays_connected_while_it_hands_over() -> None:
+    initial = {i: InitialMember(f"n{i}", (f"http://10.0.0.{i}:1",)) for i in (1, 2, 3)}
+    three = initial_membership(initial)
+    members = Members(1, initial, MembershipView(three, 0, three, 0))
+    two = replace(initial_membership({i: initial[i] for i in (1, 2)}), removed=(3,))
+    members.update(MembershipView(two, 9, two, 9))
+    peers, removed = members.peers(3)
+    assert [(peer.node_id, peer.addresses) for peer in peers] == [(2, ("10.0.0.2:1",)), (3, ("10.0.0.3:1",))]
+    assert not removed
+    peers, removed = members.peers(2)
+    assert [peer.node_id for peer in peers] == [2] and removed == {3}
 
 
 async def test_strangers_are_not_remembered(cluster: GrowingCluster) -> None:
