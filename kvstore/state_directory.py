@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from contextlib import suppress
-from threading import Lock
+from threading import Lock, Thread
 from time import monotonic, sleep
 from typing import Any
 
@@ -55,6 +56,13 @@ _YOUNG_TABLES_POLL_S = 0.005
 _YOUNG_TABLES_WAIT_S_MAX = 30.0
 """Then something is wrong with the disk, and the next write will tell."""
 
+MERGES_NICENESS = 10
+"""Of LevelDB's thread, beside the rest of the process: when both want a processor, the event loop gets nine
+tenths of it. Not all: LevelDB's mutex, for which the loop waits, is at times in that thread's hands."""
+
+_merges = Lock()
+_are_merges_nice = False
+
 _moving = Lock()
 """Held while a memory table is moved. A second move would wait for the first at the head of LevelDB's queue
 of writers, and all writes behind it."""
@@ -69,7 +77,7 @@ def open_level_db(slot: str, *, create: bool = False, memtable_bytes_max: int = 
         if os.path.exists(os.path.join(slot, CORRUPT_MARKER)):
             raise StateCorrupt(slot, "an earlier run met corrupt data and left a marker")
         _delete_logs(slot)
-        return plyvel.DB(
+        level_db = plyvel.DB(
             slot,
             create_if_missing=create,
             paranoid_checks=True,
@@ -77,10 +85,34 @@ def open_level_db(slot: str, *, create: bool = False, memtable_bytes_max: int = 
             lru_cache_size=BLOCK_CACHE_BYTES,
             bloom_filter_bits=BLOOM_BITS,
         )
+        _make_merges_nice(level_db)
+        return level_db
     except plyvel.CorruptionError as error:
         raise StateCorrupt(slot, str(error)) from error
     except (plyvel.Error, OSError) as error:
         raise StateFailed(slot, str(error)) from error
+
+
+def _make_merges_nice(level_db: Any) -> None:
+    """Have LevelDB's thread, one for all databases of the process, take what other threads leave.
+
+    It begins with the first work there is for it, and is as nice as the thread that brings this. So another
+    thread does: moves a memory table that is empty, which writes nothing but a line of the manifest.
+    Elsewhere than on Linux niceness is a whole process's.
+    """
+    global _are_merges_nice
+    with _merges:
+        if _are_merges_nice or sys.platform != "linux":
+            return
+        _are_merges_nice = True
+
+        def begin() -> None:
+            os.nice(MERGES_NICENESS)
+            level_db.compact_range(start=b"\xff\xff", stop=b"\xff\xff")
+
+        thread = Thread(target=begin, name="kvstore begin")
+        thread.start()
+        thread.join()
 
 
 def sync_level_db(level_db: Any) -> None:

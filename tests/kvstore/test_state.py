@@ -319,3 +319,26 @@ def test_published_members_are_kept(tmp_path: Path) -> None:
     [published] = store.published_members().values()
     assert list(published.client_urls) == ["http://b", "http://c"]
     store.close()
+
+
+NICENESS_OF_ALL = """
+import os, sys
+from kvstore.store import Store
+for name in ("one", "two"):
+    store = Store(os.path.join(sys.argv[1], name))
+    store.flush()
+    store.close()
+here = os.getpriority(os.PRIO_PROCESS, 0)
+print(sorted(os.getpriority(os.PRIO_PROCESS, int(task)) - here for task in os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is of a whole process elsewhere")
+def test_merges_take_what_others_leave(tmp_path: Path) -> None:
+    """LevelDB's thread is nice, and no other one. In a process of its own, since LevelDB has one thread for
+    all databases of a process."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", NICENESS_OF_ALL, str(tmp_path)]
+    done = subprocess.run(command, cwd=root, timeout=120, capture_output=True, text=True, check=True)
+    here = os.getpriority(os.PRIO_PROCESS, 0)
+    assert done.stdout.split("\n")[0] == str([0, min(state_directory.MERGES_NICENESS, 19 - here)])
