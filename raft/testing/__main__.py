@@ -3,6 +3,7 @@
 --seeds 0:5000                run a range of seeds; exit status 1 if any fails
 --seed 17 --trace             run one, and tell its story
 --plant NAME --seeds 0:100    run with a planted bug, which must be found (--list-plants)
+--runtime                     real nodes (raft.Node), not a shell of the simulator's own; with any of these
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import subprocess
 import sys
 import time
 
+from raft.runtime.node import Node
 from raft.testing.plants import PLANTS
 from raft.testing.runner import Summary, run_range
+from raft.testing.runtime_plants import RUNTIME_PLANTS
+from raft.testing.runtime_simulator import RuntimeSimulation
 from raft.testing.simulator import STEPS, Result, Simulation
 from raft.testing.story import TextStory
 
@@ -26,8 +30,8 @@ PROGRESS_SEEDS = 500
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     if options.list_plants:
-        for plant in PLANTS.values():
-            print(f"{plant.name:26} {plant.about}")
+        for name, about in _plants(options).items():
+            print(f"{name:26} {about}")
         return 0
     if options.trace:
         return _trace(options)
@@ -48,7 +52,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     which.add_argument("--seed", type=int, metavar="N", help="one seed")
     parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="worker processes")
     parser.add_argument("--steps", type=_positive, default=STEPS, help=f"steps of each run ({STEPS})")
-    parser.add_argument("--plant", choices=sorted(PLANTS), help="run with this planted bug")
+    parser.add_argument("--runtime", action="store_true", help="run the real runtime, not a shell of its own")
+    parser.add_argument("--plant", metavar="NAME", help="run with this planted bug")
     parser.add_argument(
         "--indirect",
         action="store_true",
@@ -63,7 +68,16 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--trace needs --seed")
     if options.indirect and not options.plant:
         parser.error("--indirect needs --plant")
+    if options.plant and options.plant not in _plants(options):
+        parser.error(f"no such plant: {options.plant}; choose from {', '.join(sorted(_plants(options)))}")
     return options
+
+
+def _plants(options: argparse.Namespace) -> dict[str, str]:
+    """Return name and description of the bugs that can be planted."""
+    if options.runtime:
+        return {plant.name: plant.about for plant in RUNTIME_PLANTS.values()}
+    return {plant.name: plant.about for plant in PLANTS.values()}
 
 
 def _range(text: str) -> range:
@@ -80,13 +94,9 @@ def _positive(text: str) -> int:
 
 
 def _trace(options: argparse.Namespace) -> int:
-    plant = PLANTS[options.plant] if options.plant else None
-    ignored = plant.direct if plant and options.indirect else frozenset[str]()
     story = TextStory(sys.stdout, heartbeats=options.heartbeats)
     try:
-        result = Simulation(
-            options.seed, steps=options.steps, plant=plant, ignored=ignored, story=story
-        ).run()
+        result = _simulation(options, story).run()
         print(
             f"{result.step} steps, trace hash {result.trace_hash:08x}: {result.violation or 'no violation'}"
         )
@@ -98,12 +108,29 @@ def _trace(options: argparse.Namespace) -> int:
     return 1 if result.violation else 0
 
 
+def _simulation(options: argparse.Namespace, story: TextStory) -> Simulation:
+    seed, steps = options.seed, options.steps
+    if options.runtime:
+        bug = RUNTIME_PLANTS[options.plant] if options.plant else None
+        ignored = bug.direct if bug and options.indirect else frozenset[str]()
+        node_class = bug.node_class if bug else Node
+        return RuntimeSimulation(seed, steps=steps, node_class=node_class, ignored=ignored, story=story)
+    plant = PLANTS[options.plant] if options.plant else None
+    ignored = plant.direct if plant and options.indirect else frozenset()
+    return Simulation(seed, steps=steps, plant=plant, ignored=ignored, story=story)
+
+
 def _run(options: argparse.Namespace, seeds: range) -> int:
     summary, started = Summary(), time.monotonic()
     out = sys.stderr if options.json else sys.stdout
     progress = _Progress(len(seeds))
     for results in run_range(
-        seeds, jobs=options.jobs, steps=options.steps, plant=options.plant or "", indirect=options.indirect
+        seeds,
+        jobs=options.jobs,
+        steps=options.steps,
+        plant=options.plant or "",
+        indirect=options.indirect,
+        runtime=options.runtime,
     ):
         summary.add(results)
         for result in results:
@@ -136,7 +163,8 @@ class _Progress:
 
 
 def _reproduce(options: argparse.Namespace, result: Result) -> str:
-    command = f"python -m raft.testing --seed {result.seed}"
+    command = "python -m raft.testing" + (" --runtime" if options.runtime else "")
+    command += f" --seed {result.seed}"
     if options.steps != STEPS:
         command += f" --steps {options.steps}"
     if options.plant:

@@ -129,12 +129,18 @@ class Operator:
             cluster.leaving |= change.removes
         world.counts["changes_asked"] += 1
         world.note(node.node_id, "is asked for {}; it is in {}", _told(change), described(view))
+        self._ask(node, change)
+
+    def _ask(self, node: SimNode, change: MembershipChange) -> None:
         try:
             node.core.propose_change(change)
         except (ChangeRefused, NotLeader) as error:
-            world.counts["changes_refused"] += 1
-            world.note(node.node_id, "refuses: {}", error)
+            self._refused("changes_refused", node, error)
         node.turn()
+
+    def _refused(self, count: str, node: SimNode, error: Exception) -> None:
+        self._world.counts[count] += 1
+        self._world.note(node.node_id, "refuses: {}", error)
 
     def _somebody(self) -> SimNode | None:
         """Half the time a leader, if there is one."""
@@ -210,11 +216,13 @@ class Operator:
         target = random.choice(targets)
         world.counts["transfers_asked"] += 1
         world.note(node.node_id, "is asked to hand over to {}", target or "anybody")
+        self._hand_over(node, target)
+
+    def _hand_over(self, node: SimNode, target: NodeId) -> None:
         try:
             node.core.transfer_leadership(target)
         except (TransferFailed, NotLeader) as error:
-            world.counts["transfers_refused"] += 1
-            world.note(node.node_id, "refuses: {}", error)
+            self._refused("transfers_refused", node, error)
         node.turn()
 
 

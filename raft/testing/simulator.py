@@ -72,6 +72,8 @@ class Result:
 class Simulation:
     """A World, made from a seed."""
 
+    calm_steps_max = CALM_STEPS_MAX
+
     def __init__(
         self,
         seed: int,
@@ -249,8 +251,8 @@ class Simulation:
             raise AssertionError("nothing is left to happen, not even a tick")
         if self.cluster.newly_committed:
             self._take_committed()
-        if self.calm and self.counts["events"] > self._events_before_calm + CALM_STEPS_MAX:
-            raise Violation("liveness", f"{CALM_STEPS_MAX} steps in calm: {self._what_is_amiss()}")
+        if self.calm and self.counts["events"] > self._events_before_calm + self.calm_steps_max:
+            raise Violation("liveness", f"{self.calm_steps_max} steps in calm: {self._what_is_amiss()}")
 
     def _take_committed(self) -> None:
         entries, self.cluster.newly_committed = self.cluster.newly_committed, []

@@ -12,15 +12,17 @@ CLUSTER_ID = 1
 
 
 def open_log(disk: Disk, node_id: NodeId, segment_bytes: int) -> LogStore:
-    """Open the log of `node_id`, or make it. Raises StorageError as LogStore.open does.
+    """Open the log of `node_id`, or make it. Raises StorageError as LogStore.open does."""
+    identity = Identity(CLUSTER_ID, node_id, 1)
+    return LogStore.open(disk, DIRECTORY, identity, small_options(segment_bytes))
 
-    It is small in everything, so that a run of some hundred entries meets rotation, cold reads and many
-    records.
-    """
-    options = LogOptions(
+
+def small_options(segment_bytes: int) -> LogOptions:
+    """Return the settings of a log that is small in everything, so that a run of some hundred entries meets
+    rotation, cold reads and many records."""
+    return LogOptions(
         segment_bytes=segment_bytes,
         cache_bytes_max=2 * 1024,
         record_bytes_target=1024,
         prepare_bytes=2 * 1024,
     )
-    return LogStore.open(disk, DIRECTORY, Identity(CLUSTER_ID, node_id, 1), options)
