@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import embedded, h2load_driver
+from bench import embedded, failover, h2load_driver
 from bench.embedded import Embedding, fresh_cluster
 
 from .cluster import LocalCluster, free_port, run
@@ -179,3 +179,29 @@ async def test_a_comparison_with_pysyncobj_or_a_word_on_how_to_get_it(tmp_path: 
     assert status == 0, err
     (point,) = json.loads(out)["points"]
     assert point["ratios"]["pysyncobj-journal-unbatched"]["throughput"]["median"] > 0
+
+
+# failover.py
+
+
+async def test_a_transfer_is_measured(tmp_path: Path) -> None:
+    options = ("--how", "transfer", "--rounds", "1", "--kind", "quorumlog", "--directory", str(tmp_path))
+    status, out, err = await program("failover.py", *options, "--json")
+    assert status == 0, err
+    report = json.loads(out)
+    assert report["schema"] == "quorumlog-bench-failover/1"
+    assert report["settings"]["how"] == "transfer"
+    (stall_ms,), (usual_ms,) = report["stalls_ms"]["quorumlog"], report["usual_ms"]["quorumlog"]
+    assert stall_ms > 0 and usual_ms > 0
+
+
+def test_a_pause_counts_if_a_part_of_it_lies_in_the_time_looked_at() -> None:
+    times_s = [1.0, 1.25, 3.0, 3.5]
+    for begin_s, end_s, longest_s in (
+        (1.0, 1.2, 0.25),
+        (1.2, 1.3, 1.75),
+        (2.0, 2.5, 1.75),
+        (3.1, 3.4, 0.5),
+        (3.6, 6.5, 3.0),
+    ):
+        assert failover._longest_gap_s(times_s, begin_s, end_s) == longest_s
