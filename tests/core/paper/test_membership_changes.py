@@ -238,7 +238,7 @@ def test_4_2_1_a_learner_does_not_campaign_but_votes() -> None:
     node = Node(4, Membership(ids(1, 2, 3), learners=ids(4)), options={"check_quorum": True})
     node.step(heartbeat(1, 4, 1))
     node.tick(ELECTION_TICKS * 3)
-    assert (node.core.role, node.core.term) == (Role.FOLLOWER, 1)
+    assert (node.core.role, node.core.term, node.core.leader) == (Role.FOLLOWER, 1, 0)
     assert the(RequestVoteReply, node.step(asks_vote(2, 4, 2))).granted
 
 
@@ -508,8 +508,11 @@ def test_4_3_the_leave_is_appended_when_the_joint_configuration_is_committed() -
     assert [index for index, _ in configurations(node)] == [2]
     accept(node, 4, 2)
     assert configurations(node)[-1] == (3, Membership(ids(1, 4, 5), removed=(2, 3)))
-    # From its append on it alone counts: 2 and 3 get nothing more.
+    # From its append on it alone counts: 2 and 3 get nothing more, and what they say late is not heard.
     assert {m.to for m in of_kind(Heartbeat, node.tick())} == {4, 5}
+    assert accept(node, 2, 3) + accept(node, 3, 3) == []
+    assert {peer.node_id for peer in node.core.status().peers} == {1, 4, 5}
+    assert node.core.commit_index == 2
 
 
 def test_4_3_a_leave_that_was_asked_for_waits() -> None:

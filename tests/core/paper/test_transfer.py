@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raft.core.errors import ChangeRefusal, ChangeRefused, DropReason, NotLeader, TransferFailed, Transferring
+from raft.core.membership_codec import encode_membership
 from raft.core.messages import (
     AppendEntries,
     Heartbeat,
@@ -13,11 +14,12 @@ from raft.core.messages import (
     ProposeReply,
     ReadIndex,
     RequestVote,
+    RequestVoteReply,
     TimeoutNow,
 )
 from raft.core.ready import Role
-from raft.core.types import Membership, MembershipChange
-from tests.core.driver import ELECTION_TICKS, Node, voters
+from raft.core.types import Entry, EntryKind, HardState, Membership, MembershipChange
+from tests.core.driver import ELECTION_TICKS, MemoryLog, Node, voters
 from tests.core.group import Group, adds_learners, ids
 from tests.core.solo import accept, heard, heartbeat, leader_in, member, of_kind, the
 
@@ -282,6 +284,24 @@ def test_3_10_a_change_waits_for_a_transfer_that_fails_and_goes_on_then() -> Non
     node.tick(ELECTION_TICKS)
     assert node.core.status().transfer_target == 0
     assert node.core.membership.effective == Membership(ids(1, 2, 4), removed=(3,))
+
+
+def test_3_10_a_change_that_waited_waits_for_an_entry_of_the_leaders_own_term_too() -> None:
+    """A new leader knows of a joint configuration that it is committed, and not yet that it leads by it."""
+    joint = Membership(ids(1, 2, 3, 4), voters_outgoing=ids(1, 2, 3), auto_leave=True)
+    log = MemoryLog([Entry(1, 1, EntryKind.MEMBERSHIP, encode_membership(joint))])
+    node = Node(1, voters(1, 2, 3), log, HardState(1, 0, 1), options={"pre_vote": 0, "check_quorum": 0})
+    node.core.campaign()
+    node.settle()
+    node.step(*[RequestVoteReply(peer, 1, 2, granted=True) for peer in (2, 3)])
+    assert node.leads and node.core.membership.committed == joint
+    node.core.transfer_leadership(4)
+    node.tick(ELECTION_TICKS)
+    assert node.core.status().transfer_target == 0
+    assert node.core.membership.effective == joint, "trap 41"
+    for peer in (2, 3):
+        accept(node, peer, 2)
+    assert node.core.membership.effective == voters(1, 2, 3, 4)
 
 
 def test_3_10_reads_stay_linearizable() -> None:
