@@ -50,6 +50,8 @@ PROBE_EVERY_S = 0.01
 WRITE_TIMEOUT_S = 30.0
 LOADERS = 4
 LOADED_WRITES = 200
+WARMUP_S = 4.0
+"""Under load, before the first round: members make files ready at their very first start."""
 BEFORE_S = 1.0
 AFTER_S = 1.0
 TRANSFER_TIMEOUT_S = 10.0
@@ -107,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _rounds(cluster: LocalCluster, rounds: int, how: How) -> tuple[list[float], list[float]]:
     cluster.start()
     await cluster.wait_healthy(timeout_s=60)
+    async with _loaded(cluster):
+        await asyncio.sleep(WARMUP_S)
     stalls_ms, usual_ms = [], []
     for number in range(rounds):
         if how == "kill":
