@@ -282,6 +282,9 @@ class SnapshotSender:
     def _let_go_later(self, node_id: NodeId) -> None:
         held = self._held.get(node_id)
         if held is not None:
+            if held.expiry is not None:
+                # Of an attempt before, if this one did not even reach the member.
+                held.expiry.cancel()
             loop = asyncio.get_running_loop()
             held.expiry = loop.call_at(held.kept_until_s, self._expire, node_id, held)
 
