@@ -11,6 +11,7 @@ by an error of the disk, or in order (`stop`). Whatever else ends a node is a fi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,10 +20,7 @@ from random import Random
 from typing import Any, cast
 
 from raft.core.config import Config
-from raft.core.errors import (
-    MemberRemoved,
-    RaftError,
-)
+from raft.core.errors import MemberRemoved, RaftError, Stopping
 from raft.core.messages import Message
 from raft.core.raft import Raft
 from raft.core.ready import Ready, Role, SoftState
@@ -37,6 +35,7 @@ from raft.storage.log_store import LogOptions, LogStore
 from raft.storage.record import Identity
 from raft.testing.clock import TICK, Time
 from raft.testing.disk import PowerCut, PowerCutDisk
+from raft.testing.invariants import Violation
 from raft.testing.node import FREQUENT_STEPS, INBOX_MESSAGES_MAX, SimNode
 from raft.testing.oracle import Operation
 from raft.testing.requests import Caller, RequestTable
@@ -83,6 +82,7 @@ class RuntimeSimNode(SimNode):
         self._node_class = node_class
         self._voters = voters
         self._settings = Random(self.random.getrandbits(64))
+        self._sink_failures = self._settings.choice((0.0, 0.0, 0.1))
         self._dead: list[VirtualLoop] = []
 
     def _begin_life(self) -> None:
@@ -139,6 +139,7 @@ class RuntimeSimNode(SimNode):
             self.power.disarm()
             self.up = True
             world.note(self.node_id, "has started")
+            self.loop.create_task(self._replay(self.core.commit_index))
             await node.wait_stopped()
             world.note(self.node_id, "has stopped")
         except RaftError as error:
@@ -150,6 +151,16 @@ class RuntimeSimNode(SimNode):
             self.loop.find(error)
             raise
         self.end_now(power_cut=self._disk_errors_due > 0 and self.random.random() < 0.5)
+
+    async def _replay(self, committed: LogIndex) -> None:
+        """A user may wait until the state is what this node's own disk says."""
+        try:
+            await self.node.wait_replayed()
+        except Stopping:
+            return
+        if self.machine.applied_index < committed:
+            at = f"{self.machine.applied_index} of {committed}"
+            self.loop.find(Violation("replayed_is_applied", f"node {self.node_id} has replayed {at}"))
 
     def _is_expected(self, error: RaftError) -> bool:
         if isinstance(error, MemberRemoved):
@@ -180,6 +191,12 @@ class RuntimeSimNode(SimNode):
         world.counts[f"crashes_after_{step}"] += 1
         world.note(self.node_id, "goes no further than the step: {}", step)
         self.end_now(power_cut=self.random.random() < 0.5)
+
+    def maybe_fail(self) -> None:
+        """Perhaps the disk of the state machine is full, or what has come is no state."""
+        if not self.world.calm and self.random.random() < self._sink_failures:
+            self.world.counts["sinks_failed"] += 1
+            raise self.random.choice((OSError("no space left"), ValueError("not a state")))
 
     @contextmanager
     def doing(self, activity: str) -> Iterator[None]:
@@ -312,7 +329,9 @@ class RuntimeSimNode(SimNode):
             tick_interval_s=tick_s,
             heartbeat_ticks=profile.core.heartbeat_ticks,
             election_timeout_ticks=profile.core.election_timeout_ticks,
+            proposals_waiting_max=random.choice((2, 1000, 1000)),
             proposal_batch_max=random.choice((1, 2, 4096)),
+            reads_waiting_max=random.choice((2, 1000, 1000)),
             high_water_interval_s=tick_s * random.choice((1, 3)),
             log_bytes_max=max(1, snapshots.log_bytes_max) if snapshots.compacts else LOG_BYTES_NEVER,
             snapshot_stall_s=TICK_S * random.choice((10, 30, 100)),
@@ -436,6 +455,10 @@ class RuntimeSimNode(SimNode):
     def fail_disk(self) -> None:
         self._disk_errors_due += self.up
         super().fail_disk()
+
+    def is_over(self, future: asyncio.Future[Any]) -> bool:
+        """Whether there will be no other news of a future of this node."""
+        return future.done() or future.get_loop() is not self.loop or self.loop.is_dead
 
     def turn(self) -> None:
         if self.up:

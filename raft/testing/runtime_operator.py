@@ -16,6 +16,7 @@ from raft.testing.node import SimNode
 from raft.testing.operator import Operator
 from raft.testing.runtime_node import RuntimeSimNode, peer_url
 from raft.testing.virtual_loop import TICK_S
+from raft.testing.world import World
 
 EXPECTED = (ChangeRefused, NotLeader, OutcomeUnknown, Stopping, TransferFailed)
 """What a change or a transfer may end with, besides well."""
@@ -23,6 +24,17 @@ EXPECTED = (ChangeRefused, NotLeader, OutcomeUnknown, Stopping, TransferFailed)
 
 class RuntimeOperator(Operator):
     """See above. What it asks for, and when, is the other one's."""
+
+    def __init__(self, world: World, begin: Callable[[NodeId], None], end: Callable[[NodeId], None]) -> None:
+        super().__init__(world, begin, end)
+        self._open: dict[asyncio.Future[Any], RuntimeSimNode] = {}
+        """What was asked for and not answered."""
+
+    def end_strangers(self) -> None:
+        """As long as a change waits for a leader, whom it names is none."""
+        self._open = {future: node for future, node in self._open.items() if not node.is_over(future)}
+        if not self._open:
+            super().end_strangers()
 
     def _ask(self, node: SimNode, change: MembershipChange) -> None:
         assert isinstance(node, RuntimeSimNode)
@@ -63,6 +75,7 @@ class RuntimeOperator(Operator):
         except EXPECTED as error:
             self._refused(count, node, error)
         else:
+            self._open[future] = node
             future.add_done_callback(partial(self._answered, node, count, done))
 
     def _answered(

@@ -238,10 +238,12 @@ class _WatchedSink:
         self._node = node
 
     def write(self, data: bytes) -> None:
+        self._node.maybe_fail()
         self.inner.write(data)
         self._node.maybe_end("receive")
 
     def finish(self) -> None:
+        self._node.maybe_fail()
         self.inner.finish()
         self._node.maybe_end("finish")
 
