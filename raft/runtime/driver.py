@@ -120,20 +120,7 @@ class Driver:
         )
         self.reads = Reads(count_max=config.reads_waiting_max, deadlines=self._read_deadlines, stats=stats)
         self.writer = LogWriter(log, log_worker, stats, self._on_written, self._on_compacted, self._fail)
-        self.applier = Applier(
-            machine,
-            queued_index=core.log.applying_index,
-            run_id=core.run_id,
-            waiting=self.proposals,
-            clock=loop.time,
-            budget_s=config.turn_budget_s,
-            flush_bytes=config.log_bytes_max // FLUSHES_PER_LOG if can_snapshot(machine) else NEVER_BYTES,
-            flush_worker=flush_worker,
-            flushed=self._on_flushed,
-            wake_later=self._wake_later,
-            failed=self._fail,
-            stats=stats,
-        )
+        self.applier = self._make_applier(machine, flush_worker)
         self.group = Group(
             config=config,
             core=core,
@@ -161,6 +148,23 @@ class Driver:
         self._tick_timer: asyncio.TimerHandle | None = None
         self._next_tick_s = 0.0
         self._next_note_s = 0.0
+
+    def _make_applier(self, machine: StateMachine, flush_worker: Worker) -> Applier:
+        config, core = self._config, self._core
+        return Applier(
+            machine,
+            queued_index=core.log.applying_index,
+            run_id=core.run_id,
+            waiting=self.proposals,
+            clock=self._loop.time,
+            budget_s=config.turn_budget_s,
+            flush_bytes=config.log_bytes_max // FLUSHES_PER_LOG if can_snapshot(machine) else NEVER_BYTES,
+            flush_worker=flush_worker,
+            flushed=self._on_flushed,
+            wake_later=self._wake_later,
+            failed=self._fail,
+            stats=self.stats,
+        )
 
     def _make_snapshots(
         self,
