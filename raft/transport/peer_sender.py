@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -143,7 +143,7 @@ class PeerSender:
     async def _pump(self, call: Call) -> None:
         """Send what is queued until the stream ends."""
         ended = asyncio.ensure_future(call.read())
-        ended.add_done_callback(lambda _: self._wakeup.set())
+        ended.add_done_callback(self._ended)
         self._live = self._was_live = True
         self._backoff.reset()
         self._stats.connects += 1
@@ -174,9 +174,13 @@ class PeerSender:
             self._drop_queue()
             call.cancel()
             await asyncio.wait([ended])
-            if not ended.cancelled():
-                ended.exception()  # retrieved: the stream's end was reported above
             self._handler.on_unreachable(self.peer.node_id)
+
+    def _ended(self, read: asyncio.Future[Any]) -> None:
+        """The stream is over. `_pump` says so, unless it is cancelled meanwhile: then nobody asks."""
+        if not read.cancelled():
+            read.exception()
+        self._wakeup.set()
 
     def _next_frame(self) -> tuple[bytes, int]:
         """Take what waits, up to a frame. Returns its bytes and the number of messages."""

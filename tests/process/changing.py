@@ -149,7 +149,9 @@ class ChangingCluster(LocalCluster):
             f"{member.name} was removed, and ended by {status}\n{member.log_tail()}"
         )
         last = member.log_tail().strip().splitlines()[-1]
-        assert REMOVED_TEXT in last, f"{member.name} was removed, and does not say so at its end: {last}"
+        assert REMOVED_TEXT in last, (
+            f"{member.name} was removed, and its last words are others:\n{member.log_tail()}"
+        )
 
     # Inside
 
