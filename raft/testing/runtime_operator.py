@@ -76,6 +76,9 @@ class RuntimeOperator(Operator):
             self._refused(count, node, error)
         else:
             self._open[future] = node
+            if self._random.random() < 0.1:
+                # Whoever asked goes away.
+                node.loop.call_later(self._random.random() * self._timeout_s(), future.cancel)
             future.add_done_callback(partial(self._answered, node, count, done))
 
     def _answered(

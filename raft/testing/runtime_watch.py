@@ -164,7 +164,10 @@ class WatchedMachine:
         index = node.machine.flush()
         node.world.counts["flushes"] += 1
         if not is_lost:
-            node.check(cluster.state_flushed, node.node_id, index)
+            # A stop flushes also while a mark is on its way to the log's disk.
+            noted = node.directory.installing()
+            is_noted = noted is not None and noted[0] == index
+            node.check(cluster.state_flushed, node.node_id, index, is_noted=is_noted)
         node.maybe_end("flush")
         return index
 
