@@ -64,6 +64,7 @@ from raft.storage.high_water import HighWater, Mark, open_high_water
 from raft.storage.log_index import PositionIndex, TermRuns, term_runs, unpack_position
 from raft.storage.options import LogOptions
 from raft.storage.record import (
+    FORMAT_VERSION,
     FRAME_BYTES,
     Identity,
     RecordReader,
@@ -154,8 +155,7 @@ class LogStore:
     def open(
         cls, disk: Disk, directory: str, identity: Identity, options: LogOptions | None = None
     ) -> LogStore:
-        """Read the log in `directory`, judge it, repair a torn end. Makes the directory and an empty log
-        if there is none. Blocking: about a second for each GB.
+        """Read the log in `directory`, judge it, repair a torn end; make it if there is none. Blocking.
 
         Raises StorageError: CorruptLog, MissingSegment, WrongSegment, FormatTooNew, LostDurableData,
         CorruptIdentity (the high-water file), each naming the file; then nothing was modified.
@@ -264,8 +264,7 @@ class LogStore:
     def discard_dropped(self) -> int:
         """Close the file of one dropped segment, which gives its space back; return how many are left.
 
-        After `publish_compaction` and after a snapshot was published, until it returns 0. One a call, since a
-        large file takes the file system 10 to 25 ms and writes should come in between.
+        After anything dropped was published, until it returns 0. One a call: writes should come in between.
         """
         if self._closing:
             self._closing.popleft().close()
@@ -404,8 +403,8 @@ class LogStore:
         generation = self._generation
         is_segment_new = not self._offset
         if is_segment_new:
-            self._format_version = self._memberships.format_version
-            header = SegmentHeader(self._format_version, self._identity, generation, batch, self._chain)
+            self._format_version = FORMAT_VERSION
+            header = SegmentHeader(FORMAT_VERSION, self._identity, generation, batch, self._chain)
             parts = [Part(RecordType.SEGMENT_HEADER, encode_segment_header(header)), *parts]
             if parts[-1].type != RecordType.HARD_STATE:
                 # Each segment knows the hard state by itself, so that those before it can be dropped.
@@ -429,10 +428,11 @@ class LogStore:
         self._high_water.write(Mark(self._batch, state.term, state.voted_for))
 
     def _make_room(self, size: int) -> None:
-        """Begin the next segment if a batch of `size` bytes has no room in this one, or if this one may not
-        hold a configuration and there is one now. Raises OSError."""
+        """Begin the next segment if a batch of `size` bytes has no room in this one, or if this one was begun
+        by an older program, which could not read the configuration that there is now. Raises OSError."""
         has_room = self._offset + size <= self._options.segment_bytes
-        if not self._offset or (has_room and self._format_version >= self._memberships.format_version):
+        may_hold_it = self._format_version == FORMAT_VERSION or not self._memberships.is_any_known
+        if not self._offset or (has_room and may_hold_it):
             return
         generation = self._generation + 1
         if generation not in self._files:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from raft.core.membership_codec import decode_membership, encode_membership
 from raft.core.types import LogIndex, Membership, SnapshotMeta
-from raft.storage.record import FORMAT_VERSION, FORMAT_VERSION_WITHOUT_MEMBERSHIP
 
 
 class MembershipRuns:
@@ -27,10 +26,9 @@ class MembershipRuns:
         self._entries: list[tuple[LogIndex, bytes]] = []
 
     @property
-    def format_version(self) -> int:
-        """What a segment must have in which this is: one that older programs read, as long as they can."""
-        is_none_known = not self._previous and not self._entries
-        return FORMAT_VERSION_WITHOUT_MEMBERSHIP if is_none_known else FORMAT_VERSION
+    def is_any_known(self) -> bool:
+        """Whether the log says of any index which configuration holds there."""
+        return bool(self._previous or self._entries)
 
     def put(self, first_index: LogIndex, entries: Sequence[tuple[LogIndex, bytes]]) -> None:
         """Put the MEMBERSHIP entries of a run of entries in place of all from `first_index` on.

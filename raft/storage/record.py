@@ -26,8 +26,8 @@ A segment has the format version of what it may hold:
          do so by bytes behind what version 1 wrote; if there are none, no configuration was known
 
 A program that knows only version 1 would take a longer record for a damaged one, and would skip a MEMBERSHIP
-entry and count votes by members of the past. So that it refuses instead, and says why, the first
-configuration that a log gets begins a segment (log_store.py). Until then the older program can read it.
+entry and count votes by members of the past. So that it refuses instead, and says why, all segments are
+begun with version 2; in a log that an older program began, the first configuration begins one (log_store.py).
 
 CRC-32 as in zlib, not CRC-32C: the standard library has no other that is fast (about 1 GB/s and more),
 and both find all errors of up to 32 bits in a row. It guards against disks, not against attackers.
@@ -45,7 +45,6 @@ from raft.core.types import HardState, LogIndex, Term
 from raft.storage.disk import File
 
 FORMAT_VERSION = 2
-FORMAT_VERSION_WITHOUT_MEMBERSHIP = 1
 MAGIC = b"\xd7QLr"
 
 _FRAME = struct.Struct("<4sIIIQIBBH")

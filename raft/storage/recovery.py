@@ -52,7 +52,6 @@ from raft.storage.log_index import PositionIndex, TermRuns, pack_position
 from raft.storage.membership_runs import MembershipRuns
 from raft.storage.record import (
     FORMAT_VERSION,
-    FORMAT_VERSION_WITHOUT_MEMBERSHIP,
     FRAME_BYTES,
     Identity,
     Record,
@@ -132,7 +131,7 @@ class LogScan:
     end_generation: int = 1
     end_offset: int = 0
     """Where the next batch belongs."""
-    format_version: int = FORMAT_VERSION_WITHOUT_MEMBERSHIP
+    format_version: int = FORMAT_VERSION
     """Of the segment there."""
     batch_start: int = 0
     """Where the last batch starts, in the same segment."""
