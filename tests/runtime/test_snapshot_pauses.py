@@ -53,9 +53,10 @@ class Sender(SnapshotSender):
         super().__init__(
             machine,
             log=log,
-            membership=Membership(frozenset(members)),
+            membership_at=lambda index: Membership(frozenset(members)),
             config=NodeConfig(data_dir="unused", node_id=1, cluster_id=1, members=members),
             transport=self,  # type: ignore[arg-type]
+            random_bits=lambda bits: 1,
             stats=NodeStats(),
             is_lost=lambda: False,
             ended=lambda node_id, index: None,
