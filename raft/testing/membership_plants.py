@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from raft.core.changes import changed, left
 from raft.core.config import Config
-from raft.core.configurations import Configuration
+from raft.core.configurations import Configuration, Configurations
 from raft.core.errors import ChangeRefusal, ChangeRefused
 from raft.core.leader import Leadership
 from raft.core.messages import PreVote, RequestVote
 from raft.core.raft import Raft
-from raft.core.types import HardState, LogIndex, Membership, MembershipChange, NodeId, StoredLog
+from raft.core.types import Entry, HardState, LogIndex, Membership, MembershipChange, NodeId, StoredLog
 
 
 class ChangesOneServerAtOnce(Raft):
@@ -78,6 +79,21 @@ class LosesJointAtRestart(Raft):
         known.commit_to(self.log.commit_index)
         self._membership = known.newest.membership
         self._peers = sorted(self._membership.members - {self.node_id})
+
+
+class _NothingReplaced(Configurations):
+    __slots__ = ()
+
+    def truncate(self, first: LogIndex) -> bool:
+        return False
+
+
+class KeepsReplacedConfiguration(Raft):
+    """Stays in a configuration whose entry another leader has replaced (canonical/raft #354; trap 42)."""
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        self._configurations.__class__ = _NothingReplaced
+        super()._append(entries)
 
 
 class _CountsItself(Leadership):

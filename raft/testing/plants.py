@@ -21,6 +21,7 @@ from raft.testing.machine import KeyValueMachine, KeyValueSource
 from raft.testing.membership_plants import (
     ChangesOneServerAtOnce,
     CountsLearners,
+    KeepsReplacedConfiguration,
     LosesJointAtRestart,
     RemovedLeaderCountsItself,
 )
@@ -231,6 +232,11 @@ PLANTS = {
             "loses-joint-at-restart",
             LosesJointAtRestart,
             frozenset({"configuration_survives_restart", "newest_configuration_counts"}),
+        ),
+        Plant(
+            "keeps-replaced-configuration",
+            KeepsReplacedConfiguration,
+            frozenset({"newest_configuration_counts"}),
         ),
         Plant(
             "removed-leader-counts-itself",
