@@ -158,6 +158,11 @@ class Leadership:
         answered = {member for member, p in self.progress.items() if p.was_heard_lately}
         return frozenset(answered | {self._config.node_id})
 
+    @property
+    def is_young(self) -> bool:
+        """Whether it has led for less than an election timeout."""
+        return self._ticks < self._config.election_timeout_ticks
+
     def is_caught_up(self, learner: NodeId) -> bool:
         """Whether a learner may become a voter without holding up the commits (dissertation 4.2.1)."""
         progress = self.progress[learner]

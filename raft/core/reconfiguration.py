@@ -73,7 +73,10 @@ class Reconfiguration(Machine):
                 if not leadership.is_caught_up(learner):
                     raise ChangeRefused(ChangeRefusal.LEARNER_BEHIND, learner)
             if change.is_strict and is_at_risk(current, new, leadership.heard() & current.members):
-                raise ChangeRefused(ChangeRefusal.QUORUM_AT_RISK)
+                # A leader so young has not had the time to hear everyone who is there.
+                raise ChangeRefused(
+                    ChangeRefusal.NOT_READY if leadership.is_young else ChangeRefusal.QUORUM_AT_RISK
+                )
         return self._append_membership(new)
 
     def _append_membership(self, membership: Membership) -> LogIndex:

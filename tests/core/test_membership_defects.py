@@ -76,6 +76,21 @@ def test_a_voter_that_was_never_heard_does_not_count_as_heard() -> None:
     assert refused.value.refusal is ChangeRefusal.QUORUM_AT_RISK
 
 
+def test_a_leader_that_has_not_had_time_to_hear_all_asks_to_try_again() -> None:
+    """It was refused as a risk to the quorum right after each election, though all were there."""
+    group = Group(3)
+    leader = group.elect(1)
+    group.cut(2, 3)
+    for progress in leader.core._leading().progress.values():
+        progress.is_active = progress.was_active = False
+    for ticks, refusal in ((ELECTION_TICKS - 1, ChangeRefusal.NOT_READY), (1, ChangeRefusal.QUORUM_AT_RISK)):
+        for _ in range(ticks):
+            leader.core._leading().tick()
+        with pytest.raises(ChangeRefused) as refused:
+            leader.core.propose_change(adds(4))
+        assert refused.value.refusal is refusal
+
+
 def test_a_leave_with_other_wishes_is_refused_and_not_half_done() -> None:
     joint = Membership(ids(1, 2), voters_outgoing=ids(1, 2, 3))
     for change in (
