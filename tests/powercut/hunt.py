@@ -73,7 +73,7 @@ class Recording:
         for number, run in enumerate(runs):
             if run.receive_at:
                 apply_until(run.other, workload, run.receive_at)
-            command = [*child, json.dumps(run._asdict()), *([plant] if plant in plants.CHILD else [])]
+            command = [*child, json.dumps(run._asdict()), *([plant] if plant else [])]
             run_traced(command, directory / f"trace-{number}", cwd=ROOT, timeout_s=RUN_TIMEOUT_S)
         return recording
 
