@@ -121,6 +121,7 @@ class Machine:
         self._heartbeat_elapsed_ticks = 0
         self._election_deadline_ticks = 0
         self._draw_election_deadline()
+        self._is_log_stalled = False
         # Reads, forwarded proposals
         self._reads = ReadRequests()
         self._ticket = 0
@@ -332,7 +333,7 @@ class Machine:
 
     def campaign(self) -> None:
         """Begin an election, by a pre-vote if that is on. Nothing happens at a leader, or at a
-        member that is not a voter (trap 27).
+        member that is not a voter (trap 27) or whose log is stalled, so that its own vote could not count.
 
         One that is a voter no more campaigns until it knows that to be committed, without counting itself:
         the others may lack the entry that says so, and then they need its vote, which they do not get
@@ -341,7 +342,7 @@ class Machine:
         if self.role is Role.LEADER:
             return
         self._note_committed_membership()
-        if not self._configurations.may_elect(self.node_id):
+        if self._is_log_stalled or not self._configurations.may_elect(self.node_id):
             # It cannot replace a leader that fell silent, but must not go on vouching for it:
             # it would refuse votes, which a voter that does not know yet that it is one has to give.
             self._become(Role.FOLLOWER)
@@ -410,7 +411,7 @@ class Machine:
         theirs = LogPosition(message.last_term, message.last_index)
         up_to_date = theirs >= self.log.last_position
         if isinstance(message, PreVote):
-            granted = up_to_date and message.term > self.term
+            granted = up_to_date and message.term > self.term and not self._is_log_stalled
             # A refusal carries our own term, so that one who is behind learns of it (trap 23).
             self._messages.append(
                 PreVoteReply(

@@ -26,10 +26,11 @@ What is durable before what (paper Figure 2, dissertation 10.2.1):
 At a crash everything but the log and HardState is lost, and nothing else is needed: `commit_index`
 is found again by the next leader's first entry, reads and proposals are asked again by their clients.
 
-Membership and transfers are in `reconfiguration.py`. Messages are taken from everyone: a follower may lag
-behind the configuration of which its leader, or a candidate, is a member (dissertation 4.2.2). Votes and
-acknowledgements count only of members. StateRequest is for the shell, and dropped here. A snapshot that has
-come in is offered by the shell (`offer_snapshot`), since its bytes travel apart.
+Membership and transfers are in `reconfiguration.py`, what the shell sees of processes and disks in
+`failover.py`. Messages are taken from everyone: a follower may lag behind the configuration of which its
+leader, or a candidate, is a member (dissertation 4.2.2). Votes and acknowledgements count only of members.
+StateRequest is for the shell, and dropped here. A snapshot that has come in is offered by the shell
+(`offer_snapshot`), since its bytes travel apart.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from raft.core.errors import (
     ProposalTooLarge,
     Transferring,
 )
+from raft.core.failover import Failover
 from raft.core.messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -74,7 +76,6 @@ from raft.core.ready import (
     StorageAppendDone,
     StorageApply,
 )
-from raft.core.reconfiguration import Reconfiguration
 from raft.core.types import (
     ENTRY_OVERHEAD_BYTES,
     NO_NODE,
@@ -87,7 +88,7 @@ from raft.core.types import (
 )
 
 
-class Raft(Reconfiguration):
+class Raft(Failover):
     """One member of a Raft group. See this module's first page, and `ready.py` for how to drive it."""
 
     # The door: terms are dealt with here and nowhere else

@@ -28,7 +28,7 @@ from raft.core.types import NO_NODE, EntryKind, LogIndex, Membership, Membership
 
 
 class Reconfiguration(Machine):
-    """A Machine whose members may change. `Raft` adds the messages."""
+    """A Machine whose members may change."""
 
     # A change
 
@@ -160,8 +160,9 @@ class Reconfiguration(Machine):
             return
         if leadership.is_transfer_overdue():
             leadership.transfer = None
-            if self._has_retired():
-                # Nobody took over. It may not lead for ever a cluster of which it is no member.
+            if self._has_retired() or self._is_log_stalled:
+                # Nobody took over. It may not lead for ever a cluster of which it is no member, or one that
+                # its disk holds up.
                 self.become_follower(self.term, NO_NODE)
             else:
                 self._go_on_with_change()
@@ -176,6 +177,8 @@ class Reconfiguration(Machine):
 
     def _step_timeout_now(self, message: TimeoutNow) -> None:
         """The leader hands over. No pre-vote, for who hears it would refuse; `forced` overrides that."""
+        if self._is_log_stalled:
+            return
         if message.sender == self.leader and self._membership.is_voter(self.node_id):
             self.become_candidate()
             self._request_votes(forced=True)

@@ -1,0 +1,60 @@
+"""What the shell sees and messages do not tell: a leader's process that is gone, a disk that hangs.
+
+    follower of L --leader_unreachable(L)--> follower of nobody --a few ticks--> pre-candidate
+                                                   '--message of L--> follower of L
+
+    any role --log_stalled(True)--> the same, stalled --log_stalled(False)--> the same
+    leader, stalled: hands over; who has not taken over after an election timeout: it steps down
+
+A refused connection proves nothing about a leader: a middle box may refuse for it. So the only consequence
+is that this member doubts it earlier than its election timeout would. It asks the others by a pre-vote, and
+those that hear the leader go on refusing; the leader's next message ends the doubt. Nothing else is given up:
+terms and votes are as in every election, so that safety does not depend on what a shell believes.
+
+A stalled member makes no promise that would need its disk: it does not campaign, and does not encourage
+others by a pre-vote of which the vote could not follow. A leader with such a disk would go on to send, and
+its followers to commit, while nothing of it could be answered here (trap 31, hashicorp/raft #503,
+etcd #15247).
+
+Nothing of this is remembered: after a crash a member doubts nobody and stalls nowhere.
+
+Source: dissertation 3.10 (transfer), 4.2.3 (stickiness), 9.6 (pre-vote); ARCHITECTURE.md 3.
+"""
+
+from __future__ import annotations
+
+from raft.core.ready import Role
+from raft.core.reconfiguration import Reconfiguration
+from raft.core.types import NO_NODE, NodeId
+
+
+class Failover(Reconfiguration):
+    """A Machine that is told what its shell sees. `Raft` adds the messages."""
+
+    def leader_unreachable(self, node_id: NodeId) -> None:
+        """No process listens where `node_id` should: if that is the leader, find out soon whether it lives.
+
+        Without pre-vote nothing happens: to find out would cost a term.
+        """
+        if self.role is not Role.FOLLOWER or self.leader != node_id or node_id == NO_NODE:
+            return
+        if not self._config.pre_vote:
+            return
+        self.become_follower(self.term, NO_NODE)
+        # All who followed it notice in the same moment. Who is drawn first should have won before the next.
+        self._election_elapsed_ticks = 0
+        self._election_deadline_ticks = 1 + self._random.randrange(self._config.doubt_ticks_max)
+
+    def log_stalled(self, is_stalled: bool) -> None:
+        """A write of the log has not returned for an election timeout; or it has, after all.
+
+        A leader hands over at once, and ceases to lead when an election timeout has passed over that.
+        """
+        self._is_log_stalled = is_stalled
+        if not is_stalled or self.role is not Role.LEADER:
+            return
+        leadership = self._leading()
+        successor = leadership.best_successor()
+        # A voter alone has nobody to hand over to, and nobody waits for another leader.
+        if leadership.transfer is None and successor != NO_NODE:
+            leadership.begin_transfer(successor)
