@@ -60,7 +60,7 @@ class MaintenanceService:
             leader=status.leader,
             raftIndex=status.commit_index,
             raftTerm=status.term,
-            raftAppliedIndex=context.store.applied_index,
+            raftAppliedIndex=status.applied_index,
             isLearner=context.replica.is_learner,
         )
         if not status.leader:

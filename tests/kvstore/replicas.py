@@ -121,7 +121,8 @@ class LocalReplica:
         await self._change("transfer", target)
 
     def status(self) -> LocalStatus:
-        applied = self.store.applied_index
+        # The first entry of a log is the leader's own, which the store never sees.
+        applied = max(self.store.applied_index, 1)
         return LocalStatus(leader=self.leader, commit_index=applied, applied_index=applied)
 
 

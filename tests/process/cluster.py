@@ -183,8 +183,11 @@ class LocalCluster:
         token: str = "process-tests",  # noqa: S107 (etcd's word for a name of the cluster)
         extra_args: Sequence[str] = (),
         place: Callable[[int], Place] = lambda index: Place(),
+        has_sessions: bool = True,
     ) -> None:
-        """`place`: tells where member i is to run."""
+        """`place`: tells where member i is to run. `has_sessions`: each member begins a session of its own.
+        Linux shares the processors evenly among sessions (sched_autogroup): a member's background threads
+        are then as good as another member's event loop, however nice they are."""
         self.kind: Kind = kind
         self.directory = directory
         self.election_s = election_ms / 1000
@@ -194,6 +197,7 @@ class LocalCluster:
             *extra_args,
         ]
         self._place = place
+        self._has_sessions = has_sessions
         directory.mkdir(parents=True, exist_ok=True)
         self.members: list[Member] = []
         for _ in range(size):
@@ -267,7 +271,7 @@ class LocalCluster:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment,
-                    start_new_session=True,
+                    start_new_session=self._has_sessions,
                     pass_fds=(ready_child,),
                 )
             os.close(ready_child)

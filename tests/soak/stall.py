@@ -1,6 +1,8 @@
 """What others feel of a long work: counts, hashes, deletes, compaction and backups of many keys.
 
-Three members hold the keys, all of them written twice. Clients put and read (linearizably), some requests in
+Three members hold the keys, all of them written twice. They share this machine, which a member in use has to
+itself: they are of one session, so that what each leaves to its niceness really comes after what the others
+have to do at once (man 7 sched, "The autogroup feature"). Clients put and read (linearizably), some requests in
 flight at a time, at all members, while the leader is given one long work after the other. For each: the
 latency of the others, and by how much it is more than without. A work that is soon over is done repeatedly.
 Exit status 1 if a p99 rose by more than the limit, or a leader fell.
@@ -208,7 +210,7 @@ async def long_works(run: Run, rpc: Rpc, old_revision: int, keys: int) -> None:
 
 
 async def soak(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    with LocalCluster(directory) as cluster:
+    with LocalCluster(directory, has_sessions=False) as cluster:
         cluster.start()
         await cluster.wait_healthy()
         leader = cluster.members[await cluster.leader()].endpoint
