@@ -56,7 +56,7 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
         help="how one is chosen (default uniform)",
     )
     parser.add_argument(
-        "--duration", type=float, default=5.0, metavar="S", help="measured seconds (default 5)"
+        "--duration", type=float, default=5.0, metavar="S", help="measured seconds (default %(default)g)"
     )
     parser.add_argument(
         "--warmup", type=float, default=1.0, metavar="S", help="seconds before that (default 1)"
