@@ -8,8 +8,10 @@
 
 A refused connection proves nothing about a leader: a middle box may refuse for it. So the only consequence
 is that this member doubts it earlier than its election timeout would. It asks the others by a pre-vote, and
-those that hear the leader go on refusing; the leader's next message ends the doubt. Nothing else is given up:
-terms and votes are as in every election, so that safety does not depend on what a shell believes.
+those that hear the leader go on refusing. The leader's next message ends the doubt, and so does a vote that
+is given to another: whoever went on doubting would stand against the one that he has just voted for. Nothing
+else is given up: terms and votes are as in every election, so that safety does not depend on what a shell
+believes.
 
 A stalled member makes no promise that would need its disk: it does not campaign, and does not encourage
 others by a pre-vote of which the vote could not follow. A leader with such a disk would go on to send, and
@@ -43,7 +45,7 @@ class Failover(Reconfiguration):
         self.become_follower(self.term, NO_NODE)
         # All who followed it notice in the same moment. Who is drawn first should have won before the next.
         self._election_elapsed_ticks = 0
-        self._election_deadline_ticks = 1 + self._random.randrange(self._config.doubt_ticks_max)
+        self._election_deadline_ticks = self._random.randrange(1, 1 + self._config.doubt_ticks_max)
 
     def log_stalled(self, is_stalled: bool) -> None:
         """A write of the log has not returned for an election timeout; or it has, after all.

@@ -293,6 +293,13 @@ class Machine:
         timeout = self._config.election_timeout_ticks
         self._election_deadline_ticks = self._random.randrange(timeout, 2 * timeout)
 
+    def _put_election_off(self) -> None:
+        """Somebody leads, or is about to: wait a whole election timeout from now on."""
+        self._election_elapsed_ticks = 0
+        if self._election_deadline_ticks < self._config.election_timeout_ticks:
+            # Set by a doubt (failover.py), which has found its answer.
+            self._draw_election_deadline()
+
     # Time
 
     def tick(self) -> None:
@@ -428,7 +435,7 @@ class Machine:
             self.voted_for = message.sender
             # Only a granted vote puts off our own election: a refused one may be a candidate who
             # can never win (trap 26).
-            self._election_elapsed_ticks = 0
+            self._put_election_off()
         self._replies.append(
             RequestVoteReply(sender=self.node_id, to=message.sender, term=self.term, granted=granted)
         )

@@ -168,7 +168,7 @@ class Raft(Failover):
                     raise InvariantViolation(
                         f"two leaders in term {self.term}: {self.leader:x} and {message.sender:x}"
                     )
-                self._election_elapsed_ticks = 0
+                self._put_election_off()
                 if isinstance(message, AppendEntries):
                     self._step_append(message)
                 else:
