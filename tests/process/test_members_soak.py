@@ -1,4 +1,4 @@
-"""A short version of the long run in which the members change under faults: it works, and it would see."""
+"""Short versions of the long runs in which the members change under faults: they work."""
 
 from __future__ import annotations
 
@@ -34,3 +34,20 @@ async def test_members_come_and_go_while_one_is_killed_or_cut_off(tmp_path: Path
     assert figures["snapshots_put_in_place"] > 0
     assert [figures[f"fault:_{kind}"] for kind in ("kill", "cut", "cut_off_peers")] == [1, 1, 1]
     assert figures["writes_acknowledged"] > 100
+
+
+async def test_a_short_storm(tmp_path: Path) -> None:
+    if lacking := netns.missing():
+        pytest.skip(lacking)
+    report = tmp_path / "figures.json"
+    status, out, err = await run(
+        *(sys.executable, "-m", "tests.soak.storm", "--minutes", "0.25", "--seed", "1"),
+        *("--directory", str(tmp_path / "data"), "--json", str(report)),
+        timeout_s=TIMEOUT_S,
+    )
+    assert status == 0, err
+    figures = json.loads(report.read_text())
+    assert figures["violations"] == 0, out
+    assert figures["parts"] == 1
+    assert figures["writes_acknowledged"] > 100
+    assert any(name.startswith("happened:") for name in figures)

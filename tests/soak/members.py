@@ -29,39 +29,32 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import grpc.aio
 
 from tests.process.changing import ChangingCluster
-from tests.process.cluster import ClusterError, Place, wait_until
-from tests.process.history import Kv, Operation, Put, PutResult, Range, RangeResult, update
+from tests.process.cluster import ClusterError
 from tests.process.netns import Namespaces, enter, missing
-from tests.process.revision_checker import Undecided, check_revisions, missing_revisions
-from tests.process.rpc import ALL, Rpc
-from tests.process.wgl import check_linearizable
-from tests.process.workload import past, perform, verify_equal_members
+from tests.process.rpc import Rpc
 from tests.soak import common
 from tests.soak.common import say
 from tests.soak.kill_rounds import Load
-
-SMALL_LOG: Final = (
-    *("--log-bytes-max", "3000000", "--log-segment-bytes", "262144"),
-    *("--state-flush-bytes", "65536"),
+from tests.soak.trial import (
+    FAULTS,
+    LOADED_WRITES,
+    Fault,
+    FaultKind,
+    Trial,
+    changing_cluster,
+    longest_s,
+    write_ends_ns,
 )
-"""Some seconds of the load: a newcomer needs a snapshot, and has the time to put it in place. A snapshot that
-takes longer than twice the log is in vain."""
-
-FaultKind = Literal["kill", "pause", "cut", "cut_off_peers", "none"]
-FAULTS: Final[tuple[FaultKind, ...]] = ("kill", "pause", "cut", "cut_off_peers")
 
 FAULT_BEFORE_S: Final = 0.6
 """A fault comes between so long before and so long after the change is asked for."""
 FAULT_S: Final = (0.5, 3.0)
-HEALTHY_S_MAX: Final = 60.0
-LOADED_WRITES: Final = 50
 
 
 @dataclass(slots=True)
@@ -86,37 +79,20 @@ class Done:
         return (self.end_ns - self.begin_ns) / 1e9
 
 
-@dataclass(slots=True)
-class Fault:
-    kind: FaultKind
-    victim: int
-    hit_leader: bool = False
-
-
 @dataclass
 class Totals:
     changes: list[Done] = field(default_factory=list)
-    acknowledged: int = 0
-    unknown: int = 0
     snapshots: int = 0
-    undecided: int = 0
-    """Keys for which the second checker ran out of steps."""
     faults: Counter[str] = field(default_factory=Counter)
-    removed: Counter[str] = field(default_factory=Counter)
-    """How members that were removed came to know of it."""
 
 
-class Rounds:
+class Rounds(Trial):
     def __init__(self, cluster: ChangingCluster, networks: Namespaces, arguments: argparse.Namespace) -> None:
-        self._cluster = cluster
-        self._networks = networks
+        super().__init__(cluster, networks)
         self._arguments = arguments
         self._rng = random.Random(arguments.seed)
-        self._state: dict[bytes, Kv] = {}
-        self._revision = 1
         self._load: Load | None = None
         self._faults: list[FaultKind] = []
-        self._leaving: list[int] = []
         self.totals = Totals()
 
     async def run(self, number: int) -> str:
@@ -124,17 +100,15 @@ class Rounds:
         cluster, totals = self._cluster, self.totals
         self._rng = rng = random.Random(f"{self._arguments.seed}/{number}")
         before = len(totals.changes)
-        self._load = load = Load(
-            cluster, clients=6, seed=rng.getrandbits(32), timeout_s=1.5, members=cluster.present
-        )
+        self._load = load = self.load(rng)
         async with load:
             await load.wait_acknowledged(LOADED_WRITES)
             await (self._short_plan() if self._arguments.short else self._plan())
             await load.wait_acknowledged(LOADED_WRITES)
         changes = totals.changes[before:]
         self._note_pauses(load, changes)
-        await self._check(load)
-        await self._say_it_again()
+        await self.check(load)
+        await self.say_it_again()
         if number % 2 == 0:
             async with Rpc(cluster.members[rng.choice(cluster.present)].endpoint) as rpc:
                 await common.compact(rpc, self._revision)
@@ -207,7 +181,7 @@ class Rounds:
         leader = await cluster.leader(among=[i for i in cluster.present if cluster.members[i].is_running])
         before = cluster.present
         delay_s = FAULT_BEFORE_S + rng.choice((1.0, 0.1)) * rng.uniform(-FAULT_BEFORE_S, FAULT_BEFORE_S)
-        striking = asyncio.create_task(self._strike(strike, delay_s))
+        striking = asyncio.create_task(self.strike(strike, delay_s, rng.uniform(*FAULT_S)))
         await asyncio.sleep(FAULT_BEFORE_S if fault != "none" else 0)
         begin_ns = time.monotonic_ns()
         try:
@@ -219,8 +193,8 @@ class Rounds:
             self._load.use(cluster.present)
             await striking
         if old is not None:
-            await self._see_out(old, strike)
-        await self._settled(what, new)
+            await self.see_out(old, strike)
+        await self.settled(new if what == "add a learner" else ())
         self.totals.faults[fault] += 1
         whole_s = (time.monotonic_ns() - begin_ns) / 1e9
         done = Done(what, fault, begin_ns, end_ns, strike.hit_leader, old == leader, whole_s)
@@ -231,127 +205,20 @@ class Rounds:
         )
         return made
 
-    async def _strike(self, fault: Fault, delay_s: float) -> None:
-        """Do harm to a member for a while."""
-        if fault.kind == "none":
-            return
-        cluster, index = self._cluster, fault.victim
-        member = cluster.members[index]
-        await asyncio.sleep(delay_s)
-        if not member.is_running:
-            return  # it was removed, and was quick to end
-        lasts_s = self._rng.uniform(*FAULT_S)
-        claim = await cluster._claim(index)
-        fault.hit_leader = claim is not None
-        if not member.is_running:
-            return
-        if fault.kind == "kill":
-            cluster.kill(index)
-            await asyncio.sleep(lasts_s)
-            cluster.start(index)
-        elif fault.kind == "pause":
-            cluster.pause(index)
-            await asyncio.sleep(lasts_s)
-            cluster.resume(index)
-        else:
-            self._networks.cut(index, ["peers"] if fault.kind == "cut_off_peers" else ["peers", "clients"])
-            await asyncio.sleep(lasts_s)
-            self._networks.heal(index)
-
-    async def _see_out(self, old: int, fault: Fault) -> None:
-        """A member that was removed ends by itself, if it still runs; its network goes."""
-        member = self._cluster.members[old]
-        if member.process is None:
-            self.totals.removed["was lost before"] += 1
-            return
-        await self._cluster.wait_removed(old)
-        how = f"after a {fault.kind}" if fault.victim == old and fault.kind != "none" else "at once"
-        self.totals.removed[how] += 1
-        self._leaving.append(old)
-
-    async def _settled(self, what: str, new: list[int]) -> None:
-        """Everyone serves again; a learner need not, and answers all the same."""
-        cluster = self._cluster
-        learners = new if what == "add a learner" else []
-        voters = [index for index in cluster.present if index not in learners]
-        await cluster.wait_healthy(voters, timeout_s=HEALTHY_S_MAX)
-        for index in learners:
-
-            async def answers(index: int = index) -> bool:
-                async with Rpc(cluster.members[index].endpoint) as rpc:
-                    try:
-                        return (await rpc.status(timeout_s=1.0)).isLearner
-                    except grpc.aio.AioRpcError:
-                        return False
-
-            await wait_until(answers, f"the learner {cluster.members[index].name} answers", HEALTHY_S_MAX)
-
-    async def _say_it_again(self) -> None:
-        """A removed member that is started once more says it once more. Then it is of no use."""
-        cluster = self._cluster
-        for index in self._leaving:
-            cluster.start(index)
-            await cluster.wait_removed(index)
-            cluster.wipe(index)
-            self._networks.remove(index)
-        self._leaving = []
-
     # What is held against it
 
     def _note_pauses(self, load: Load, changes: list[Done]) -> None:
-        ends_ns = sorted(
-            one.return_ns
-            for one in load.history.operations
-            if one.outcome == "ok" and one.return_ns is not None and not isinstance(one.request, Range)
-        )
+        ends_ns = write_ends_ns(load)
         for change in changes:
-            for earlier, later in pairwise(ends_ns):
-                if later >= change.begin_ns and earlier <= change.end_ns:
-                    change.pause_s = max(change.pause_s, (later - earlier) / 1e9)
 
-    async def _check(self, load: Load) -> None:
-        """What clients were told in this round, and what is there now, follow from what was there before."""
-        cluster, operations = self._cluster, load.history.operations
-        async with Rpc(cluster.members[cluster.present[0]].endpoint) as rpc:
-            last = Operation(len(operations), -1, "last", Range(ALL, ALL), time.monotonic_ns())
+            def is_in(earlier: int, later: int, change: Done = change) -> bool:
+                return later >= change.begin_ns and earlier <= change.end_ns
 
-            async def read() -> bool:
-                last.call_ns, last.return_ns = time.monotonic_ns(), None
-                await perform(rpc, last, 10.0)
-                return last.outcome == "ok"
-
-            await wait_until(read, "a read of everything", 30.0)
-            operations.append(last)
-            records = await past(rpc, missing_revisions(operations, first_revision=self._revision))
-        violations = check_revisions(
-            operations, first_revision=self._revision, initial=self._state, records=records
-        )
-        try:
-            violations += check_linearizable([*self._earlier(), *operations])
-        except Undecided:
-            self.totals.undecided += 1
-        if violations:
-            load.history.save(cluster.directory / "history.jsonl")
-            raise AssertionError("the history is wrong:\n" + "\n".join(map(str, violations[:3])))
-        await verify_equal_members(cluster, last.revision, cluster.present)
-        listed = await cluster.listed()
-        assert set(listed) == set(cluster.ids.values()), f"{listed} are members, and not {cluster.ids}"
-        self.totals.acknowledged += load.acknowledged
-        self.totals.unknown += load.history.count("info")
-        assert isinstance(last.result, RangeResult)
-        self._state = {}
-        update(self._state, {kv.key: kv for kv in last.result.kvs})
-        self._revision = last.revision
-
-    def _earlier(self) -> list[Operation]:
-        """Return the state at the beginning as writes, for the second checker, which begins with nothing."""
-        return [
-            Operation(-number, -2, "earlier", Put(kv.key, kv.value), number, number, "ok", 0, PutResult())
-            for number, kv in enumerate(self._state.values(), 1)
-        ]
+            change.pause_s = longest_s(ends_ns, is_in)
 
 
-def figures_of(totals: Totals, cluster: ChangingCluster) -> dict[str, Any]:
+def figures_of(rounds: Rounds, cluster: ChangingCluster) -> dict[str, Any]:
+    totals = rounds.totals
     by_kind: dict[str, list[Done]] = defaultdict(list)
     for one in totals.changes:
         by_kind[one.what].append(one)
@@ -367,7 +234,7 @@ def figures_of(totals: Totals, cluster: ChangingCluster) -> dict[str, Any]:
         figures[f"unknown:_{text}"] = count
     for fault, count in sorted(totals.faults.items()):
         figures[f"fault:_{fault}"] = count
-    for how, count in sorted(totals.removed.items()):
+    for how, count in sorted(rounds.removed.items()):
         figures[f"removed_member_ended:_{how}"] = count
 
     def longest(chosen: Callable[[Done], bool]) -> str:
@@ -383,54 +250,43 @@ def figures_of(totals: Totals, cluster: ChangingCluster) -> dict[str, Any]:
             lambda one: one.was_leader and one.fault == "none"
         ),
         "longest_until_everyone_serves_again": f"{max(one.whole_s for one in totals.changes):.1f} s",
-        "writes_acknowledged": totals.acknowledged,
-        "calls_of_unknown_outcome": totals.unknown,
+        "writes_acknowledged": rounds.acknowledged,
+        "calls_of_unknown_outcome": rounds.unknown,
         "snapshots_put_in_place": totals.snapshots,
         "ids_used": len(cluster.ids_ever),
-        "keys_undecided_by_the_second_checker": totals.undecided,
+        "keys_undecided_by_the_second_checker": rounds.undecided,
         "violations": 0,
     }
 
 
 async def soak(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     begin_s = time.monotonic()
-    with Namespaces(directory / "networks") as networks:
-
-        def place(index: int) -> Place:
-            assert networks.add() == index
-            return Place(
-                networks.address(index, "clients"), networks.address(index, "peers"), networks.prefix(index)
-            )
-
-        with ChangingCluster(
-            directory,
-            seed=arguments.seed,
-            heartbeat_ms=arguments.heartbeat_interval,
-            election_ms=arguments.election_timeout,
-            extra_args=[*SMALL_LOG, "--insecure"],
-            place=place,
-        ) as cluster:
-            rounds = Rounds(cluster, networks, arguments)
-            cluster.start()
-            await cluster.wait_healthy()
-            await cluster.learn_ids()
-            for number in range(1, arguments.rounds + 1):
-                round_s = time.monotonic()
-                try:
-                    line = await rounds.run(number)
-                except (AssertionError, ClusterError, grpc.aio.AioRpcError) as error:
-                    command = f"python -m tests.soak.members --seed {arguments.seed} --rounds {number}"
-                    raise AssertionError(f"round {number}: {error}\nREPRODUCE: {command}") from error
-                say(f"round {number}, {time.monotonic() - round_s:.1f} s, {line}")
-            rounds.totals.snapshots = sum(
-                one.log_path.read_bytes().count(b"by a snapshot") for one in cluster.members
-            )
-            return {
-                "rounds": arguments.rounds,
-                "seed": arguments.seed,
-                "seconds": round(time.monotonic() - begin_s, 1),
-                **figures_of(rounds.totals, cluster),
-            }
+    with changing_cluster(
+        directory,
+        seed=arguments.seed,
+        size=3,
+        heartbeat_ms=arguments.heartbeat_interval,
+        election_ms=arguments.election_timeout,
+    ) as (cluster, networks):
+        rounds = Rounds(cluster, networks, arguments)
+        cluster.start()
+        await cluster.wait_healthy()
+        await cluster.learn_ids()
+        for number in range(1, arguments.rounds + 1):
+            round_s = time.monotonic()
+            try:
+                line = await rounds.run(number)
+            except (AssertionError, ClusterError, grpc.aio.AioRpcError) as error:
+                command = f"python -m tests.soak.members --seed {arguments.seed} --rounds {number}"
+                raise AssertionError(f"round {number}: {error}\nREPRODUCE: {command}") from error
+            say(f"round {number}, {time.monotonic() - round_s:.1f} s, {line}")
+        rounds.totals.snapshots = rounds.said(b"by a snapshot")
+        return {
+            "rounds": arguments.rounds,
+            "seed": arguments.seed,
+            "seconds": round(time.monotonic() - begin_s, 1),
+            **figures_of(rounds, cluster),
+        }
 
 
 def main() -> int:

@@ -2,9 +2,11 @@
 
 Three members hold the keys, all of them written twice. They share this machine, which a member in use has to
 itself: they are of one session, so that what each leaves to its niceness really comes after what the others
-have to do at once (man 7 sched, "The autogroup feature"). Clients put and read (linearizably), some requests in
-flight at a time, at all members, while the leader is given one long work after the other. For each: the
-latency of the others, and by how much it is more than without. A work that is soon over is done repeatedly.
+have to do at once (man 7 sched, "The autogroup feature").
+
+Clients put and read (linearizably), some requests in flight at a time, at all members, while the leader is
+given one long work after the other. For each: the latency of the others, and by how much it is more than
+without. A work that is soon over is done repeatedly.
 Exit status 1 if a p99 rose by more than the limit, or a leader fell.
 
     python -m tests.soak.stall                     1,000,000 keys
