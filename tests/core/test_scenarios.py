@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,17 @@ def test_scenario(path: Path) -> None:
 
 def test_there_are_scenarios() -> None:
     assert len(FILES) >= 25
+
+
+def test_the_map_of_etcds_scenarios_names_what_is_here() -> None:
+    text = (FILES[0].parent / "README.md").read_text()
+    rows = re.findall(r"^\| ([a-z_0-9, ]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    theirs = {name for row in rows for name in row[0].split(", ")}
+    absent = set(re.findall(r"^\* ([a-z_0-9]+),", text, re.MULTILINE))
+    named = [name for row in rows for name in re.findall(r"^[a-z_]+|(?<=, )[a-z_]+", row[1])]
+    assert theirs.isdisjoint(absent)
+    assert len([name for name in theirs | absent if not name.startswith(("joint_", "simple_"))]) == 28 + 2
+    assert set(named) <= {path.stem for path in FILES} | {"details"}
 
 
 def test_a_wrong_expectation_is_seen(tmp_path: Path) -> None:
