@@ -2,8 +2,12 @@
 
 --seeds 0:5000                run a range of seeds; exit status 1 if any fails
 --seed 17 --trace             run one, and tell its story
+--seed 17 --without crashes   run one without some of its faults (--list-parts)
 --plant NAME --seeds 0:100    run with a planted bug, which must be found (--list-plants)
 --runtime                     real nodes (raft.Node), not a shell of the simulator's own; with any of these
+
+For each seed that fails a line that runs it again is printed, and for the first few of them a second one, of
+a run that is as small as could be found and fails alike.
 """
 
 from __future__ import annotations
@@ -14,24 +18,31 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
-from raft.runtime.node import Node
-from raft.testing.plants import PLANTS
+from raft.testing.case import Case, plants
+from raft.testing.minimise import minimise
+from raft.testing.parts import PARTS, STOPS
+from raft.testing.report import as_json, blindness, run_as_json, table
 from raft.testing.runner import Summary, run_range
-from raft.testing.runtime_plants import RUNTIME_PLANTS
-from raft.testing.runtime_simulator import RuntimeSimulation
-from raft.testing.simulator import STEPS, Result, Simulation
+from raft.testing.simulator import STEPS, Result
 from raft.testing.story import TextStory
 
 PROGRESS_SEEDS = 500
 """Between two lines of progress in a log."""
 
+MINIMISED_MAX = 3
+"""Failures that are made smaller, unless it is asked for more: each costs up to a minute."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     if options.list_plants:
-        for name, about in _plants(options).items():
+        for name, about in plants(runtime=options.runtime).items():
             print(f"{name:26} {about}")
+        return 0
+    if options.list_parts:
+        print("\n".join((*PARTS, *((STOPS,) if options.runtime else ()))))
         return 0
     if options.trace:
         return _trace(options)
@@ -60,24 +71,55 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="with --plant: leave out the invariants that look at the very place of the bug",
     )
     parser.add_argument("--list-plants", action="store_true", help="name the planted bugs")
+    parser.add_argument(
+        "--without",
+        type=_parts,
+        default=(),
+        metavar="PART,...",
+        help="leave out these parts of a seed's plan",
+    )
+    parser.add_argument("--list-parts", action="store_true", help="name the parts of a plan")
+    parser.add_argument(
+        "--minimise",
+        type=int,
+        default=MINIMISED_MAX,
+        metavar="N",
+        help=f"failures to make smaller ({MINIMISED_MAX})",
+    )
     parser.add_argument("--trace", action="store_true", help="with --seed: tell the story of the run")
     parser.add_argument("--heartbeats", action="store_true", help="with --trace: heartbeats too")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    parser.add_argument("--each", action="store_true", help="print what each run reached, as JSON lines")
     options = parser.parse_args(arguments)
     if options.trace and options.seed is None:
         parser.error("--trace needs --seed")
     if options.indirect and not options.plant:
         parser.error("--indirect needs --plant")
-    if options.plant and options.plant not in _plants(options):
-        parser.error(f"no such plant: {options.plant}; choose from {', '.join(sorted(_plants(options)))}")
+    known = plants(runtime=options.runtime)
+    if options.plant and options.plant not in known:
+        parser.error(f"no such plant: {options.plant}; choose from {', '.join(sorted(known))}")
     return options
 
 
-def _plants(options: argparse.Namespace) -> dict[str, str]:
-    """Return name and description of the bugs that can be planted."""
-    if options.runtime:
-        return {plant.name: plant.about for plant in RUNTIME_PLANTS.values()}
-    return {plant.name: plant.about for plant in PLANTS.values()}
+def _parts(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in PARTS and name != STOPS:
+            raise argparse.ArgumentTypeError(
+                f"no such part: {name}; choose from {', '.join((*PARTS, STOPS))}"
+            )
+    return names
+
+
+def _case(options: argparse.Namespace) -> Case:
+    return Case(
+        seed=options.seed or 0,
+        steps=options.steps,
+        plant=options.plant or "",
+        indirect=options.indirect,
+        runtime=options.runtime,
+        without=options.without,
+    )
 
 
 def _range(text: str) -> range:
@@ -96,7 +138,7 @@ def _positive(text: str) -> int:
 def _trace(options: argparse.Namespace) -> int:
     story = TextStory(sys.stdout, heartbeats=options.heartbeats)
     try:
-        result = _simulation(options, story).run()
+        result = _case(options).simulation(story).run()
         print(
             f"{result.step} steps, trace hash {result.trace_hash:08x}: {result.violation or 'no violation'}"
         )
@@ -108,40 +150,34 @@ def _trace(options: argparse.Namespace) -> int:
     return 1 if result.violation else 0
 
 
-def _simulation(options: argparse.Namespace, story: TextStory) -> Simulation:
-    seed, steps = options.seed, options.steps
-    if options.runtime:
-        bug = RUNTIME_PLANTS[options.plant] if options.plant else None
-        ignored = bug.direct if bug and options.indirect else frozenset[str]()
-        node_class = bug.node_class if bug else Node
-        return RuntimeSimulation(seed, steps=steps, node_class=node_class, ignored=ignored, story=story)
-    plant = PLANTS[options.plant] if options.plant else None
-    ignored = plant.direct if plant and options.indirect else frozenset()
-    return Simulation(seed, steps=steps, plant=plant, ignored=ignored, story=story)
-
-
 def _run(options: argparse.Namespace, seeds: range) -> int:
-    summary, started = Summary(), time.monotonic()
-    out = sys.stderr if options.json else sys.stdout
+    summary, started, case = Summary(), time.monotonic(), _case(options)
+    # Whoever wants JSON gets nothing else on the standard output.
+    out = sys.stderr if options.json or options.each else sys.stdout
     progress = _Progress(len(seeds))
-    for results in run_range(
-        seeds,
-        jobs=options.jobs,
-        steps=options.steps,
-        plant=options.plant or "",
-        indirect=options.indirect,
-        runtime=options.runtime,
-    ):
+    minimise_left = options.minimise
+    for results in run_range(seeds, case, jobs=options.jobs):
         summary.add(results)
         for result in results:
+            if options.each:
+                print(json.dumps(run_as_json(result)), flush=True)
             if result.violation:
-                print(_reproduce(options, result), file=out, flush=True)
+                failed = replace(case, seed=result.seed)
+                print(_reproduce("REPRODUCE", failed, result), file=out, flush=True)
+                if minimise_left > 0:
+                    minimise_left -= 1
+                    print(_reproduce("MINIMISED", *minimise(failed, result)), file=out, flush=True)
         progress.show(summary.seeds)
     seconds = time.monotonic() - started
+    blind = "" if case.plant or case.without else blindness(summary, runtime=case.runtime)
     if options.json:
-        print(json.dumps(_as_json(summary, seconds)))
+        print(json.dumps(as_json(summary, seconds, runtime=case.runtime)))
     else:
-        _print_summary(summary, seconds)
+        verdict = f"{len(summary.failures)} FAILED" if summary.failures else "no violation"
+        print("\n".join(table(summary)), file=out)
+        print(f"{summary.seeds} seeds in {seconds:.1f} s: {verdict}", file=out)
+    if blind:
+        print(blind, file=out)
     return 1 if summary.failures else 0
 
 
@@ -162,14 +198,10 @@ class _Progress:
             print(f"{done}/{self._total} seeds", file=sys.stderr, flush=True)
 
 
-def _reproduce(options: argparse.Namespace, result: Result) -> str:
-    command = "python -m raft.testing" + (" --runtime" if options.runtime else "")
-    command += f" --seed {result.seed}"
-    if options.steps != STEPS:
-        command += f" --steps {options.steps}"
-    if options.plant:
-        command += f" --plant {options.plant}" + (" --indirect" if options.indirect else "")
-    return f"REPRODUCE: {command}  # {_commit()}{result.violation}: {result.detail}"
+def _reproduce(what: str, case: Case, result: Result) -> str:
+    return (
+        f"{what}: python -m raft.testing {case.arguments}  # {_commit()}{result.violation}: {result.detail}"
+    )
 
 
 def _commit() -> str:
@@ -186,25 +218,6 @@ def _commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return found.stdout.strip() + " "
-
-
-def _print_summary(summary: Summary, seconds: float) -> None:
-    for name, value in summary.counts.items():
-        print(f"{name:32} {value:>12,}")
-    verdict = f"{len(summary.failures)} FAILED" if summary.failures else "no violation"
-    print(f"{summary.seeds} seeds in {seconds:.1f} s: {verdict}")
-
-
-def _as_json(summary: Summary, seconds: float) -> dict[str, object]:
-    return {
-        "seeds": summary.seeds,
-        "seconds": round(seconds, 3),
-        "counts": dict(summary.counts),
-        "failures": [
-            {"seed": r.seed, "invariant": r.violation, "detail": r.detail, "step": r.step}
-            for r in summary.failures
-        ],
-    }
 
 
 if __name__ == "__main__":

@@ -33,13 +33,13 @@ class Client:
         self._world.clock.call_later(pause, self._call)
 
     def _call(self) -> None:
-        world, random, profile = self._world, self._random, self._world.profile
+        world = self._world
         if self._open is not None or self._stopped:
             return
         if not self._faithful:
-            self._node_id = random.choice(sorted(world.nodes))
+            self._move()
         node = world.nodes.get(self._node_id)
-        if node is None or not node.up:
+        if node is None or not node.up or self._node_id in world.unwell:
             self._move()
             self.think()
             return
@@ -49,12 +49,16 @@ class Client:
         operation, command, what = self._ask(number)
         self._open = operation
         world.note(node.node_id, "is asked by client {}: {} (call {})", self._number, what, number)
-        # In calm weather a client waits as long as it takes, so that a cluster of small windows cannot fail
-        # the liveness phase by a queue that is longer than its clients' patience.
-        ticks = CALM_TIMEOUT_TICKS if world.calm else profile.timeout_ticks * (0.5 + random.random())
-        timeout = int(ticks * TICK)
+        timeout = int(self._patience_ticks() * TICK)
         world.clock.call_later(timeout, self._give_up, operation, node.life)
         node.submit(operation, self, command)
+
+    def _patience_ticks(self) -> float:
+        # In calm weather a client waits as long as it takes, so that a cluster of small windows cannot fail
+        # the liveness phase by a queue that is longer than its clients' patience.
+        if self._world.calm:
+            return CALM_TIMEOUT_TICKS
+        return self._world.profile.timeout_ticks * (0.5 + self._random.random())
 
     def _ask(self, number: int) -> tuple[Operation, bytes, str]:
         """Return the next call: for the oracle, for the node, and for the story."""

@@ -6,15 +6,15 @@ random time seldom falls. `at_moment` is called by the world at those steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from raft.core.types import NodeId
 from raft.testing.clock import TICK, Time
 from raft.testing.node import SimNode
+from raft.testing.shapes import PLANS, SHAPES, Link, Plan, both_ways
+from raft.testing.storms import Storm
 from raft.testing.world import World
-
-Link = tuple[NodeId, NodeId]
 
 
 def repeat(world: World, random: Random, mean_ticks: float, action: Callable[[], None]) -> None:
@@ -53,6 +53,10 @@ class Troublemaker:
         self._repeat(profile.disk_error_ticks, self._fail_disk)
         self._repeat(profile.nudge_ticks, self._nudge)
         self._repeat(profile.snapshots.unasked_ticks, self._send_snapshot)
+        weather = profile.weather
+        if not weather.is_fair:
+            self._repeat(weather.shape_ticks, self._make_shape)
+            Storm(self._world, self._victim).start(self._repeat)
 
     def _repeat(self, mean_ticks: float, action: Callable[[], None]) -> None:
         repeat(self._world, self._random, mean_ticks, action)
@@ -113,8 +117,26 @@ class Troublemaker:
     def _make_partition(self) -> None:
         ids = sorted(self._world.nodes)
         if len(ids) > 1:
-            shapes = (self._halves, self._isolate, self._isolate, self._one_way, self._any_links)
-            self._replace_partition(self._random.choice(shapes)(ids))
+            shapes = (
+                ("halves", self._halves),
+                ("isolated", self._isolate),
+                ("isolated", self._isolate),
+                ("one_way", self._one_way),
+                ("any_links", self._any_links),
+            )
+            name, shape = self._random.choice(shapes)
+            self._replace_partition(name, shape(ids))
+
+    def _make_shape(self) -> None:
+        """A partition of the weather's shapes."""
+        ids, random = sorted(self._world.nodes), self._random
+        if len(ids) < 2:
+            return
+        name = random.choice(self._world.profile.weather.shapes)
+        if name in PLANS:
+            self._follow(name, PLANS[name](ids, random))
+        else:
+            self._replace_partition(name, SHAPES[name](ids, random))
 
     def _cut_off(self, node: SimNode) -> None:
         ids = sorted(self._world.nodes)
@@ -122,31 +144,49 @@ class Troublemaker:
             return
         if not self._world.profile.membership.is_fixed and self._random.random() < 0.6:
             # Whose quorums overlap is the question then.
-            self._replace_partition(self._by_knowledge(node, ids) or self._halves(ids))
+            known = self._by_knowledge(node, ids)
+            self._replace_partition("by_knowledge" if known else "halves", known or self._halves(ids))
             return
-        shape = self._both_ways if self._random.random() < 0.8 else self._one_way_of
-        self._replace_partition(shape(node.node_id, ids))
+        if self._random.random() < 0.8:
+            self._replace_partition("isolated", both_ways(node.node_id, ids))
+        else:
+            self._replace_partition("one_way", self._one_way_of(node.node_id, ids))
 
-    def _replace_partition(self, links: list[Link]) -> None:
+    def _replace_partition(self, name: str, links: list[Link]) -> None:
         """Mend what is cut, cut `links`, and mend them after a while."""
-        world, random = self._world, self._random
-        self._heal()
+        self._follow(name, [(1.0, links)])
+
+    def _follow(self, name: str, plan: Plan) -> None:
+        """Mend what is cut, and begin with `plan`."""
+        world = self._world
         self._partition += 1
-        self._cut(links)
         world.counts["partitions"] += 1
+        world.counts[f"partitions_{name}"] += 1
+        world.note(0, "begins a partition of the shape: {}", name)
+        length = self._random.random() * world.profile.partition_length_ticks * TICK
+        self._go_on(self._partition, plan, length)
+
+    def _go_on(self, number: int, plan: Plan, length: float) -> None:
+        world = self._world
+        if number != self._partition or world.calm:
+            return
+        if not plan:
+            self._end_partition()
+            return
+        share, links = plan[0]
+        self._heal()
+        self._cut(links)
         both = set(links)
         world.counts["one_way_cuts"] += sum((b, a) not in both for a, b in links)
         if world.story is not None:
-            world.note(0, "cut: {}", ", ".join(f"{a}->{b}" for a, b in sorted(links)))
-        length = int(random.random() * world.profile.partition_length_ticks * TICK)
-        world.clock.call_later(length, self._end_partition, self._partition)
+            world.note(0, "cut: {}", ", ".join(f"{a}->{b}" for a, b in sorted(links)) or "nothing")
+        world.clock.call_later(int(share * length), self._go_on, number, plan[1:], length)
 
-    def _end_partition(self, number: int) -> None:
-        if number == self._partition:
-            self._heal()
-            self._world.note(0, "all links are mended")
-            if self._world.profile.snapshots.unasked_ticks and not self._world.calm:
-                self._send_to_the_deposed()
+    def _end_partition(self) -> None:
+        self._heal()
+        self._world.note(0, "all links are mended")
+        if self._world.profile.snapshots.unasked_ticks:
+            self._send_to_the_deposed()
 
     def _halves(self, ids: list[NodeId]) -> list[Link]:
         """Two groups that do not hear each other; sometimes one node hears both (a bridge)."""
@@ -164,14 +204,11 @@ class Troublemaker:
 
     def _isolate(self, ids: list[NodeId]) -> list[Link]:
         """One node alone: the leader, or any."""
-        return self._both_ways(self._victim(self._all()).node_id, ids)
-
-    def _both_ways(self, one: NodeId, ids: list[NodeId]) -> list[Link]:
-        return [link for other in ids if other != one for link in ((one, other), (other, one))]
+        return both_ways(self._victim().node_id, ids)
 
     def _one_way(self, ids: list[NodeId]) -> list[Link]:
         """One node is heard by nobody, or hears nobody."""
-        return self._one_way_of(self._victim(self._all()).node_id, ids)
+        return self._one_way_of(self._victim().node_id, ids)
 
     def _one_way_of(self, one: NodeId, ids: list[NodeId]) -> list[Link]:
         if self._random.random() < 0.5:
@@ -187,7 +224,7 @@ class Troublemaker:
 
     def _pause(self) -> None:
         world = self._world
-        node = self._victim(self._all())
+        node = self._victim()
         if not node.up or node.paused:
             return
         node.pause()
@@ -224,7 +261,8 @@ class Troublemaker:
     def _all(self) -> list[SimNode]:
         return [self._world.nodes[node_id] for node_id in sorted(self._world.nodes)]
 
-    def _victim(self, nodes: list[SimNode]) -> SimNode:
+    def _victim(self, nodes: Sequence[SimNode] = ()) -> SimNode:
         """Half the time a leader, if there is one: what befalls others is seldom of interest."""
+        nodes = nodes or self._all()
         leaders = [n for n in nodes if self._world.cluster.nodes[n.node_id].leader_in]
         return self._random.choice(leaders if leaders and self._random.random() < 0.5 else nodes)

@@ -39,6 +39,7 @@ from raft.testing.oracle import Operation
 from raft.testing.requests import Caller, RequestTable
 from raft.testing.snapshots import Receiver, Sender
 from raft.testing.storage import open_log
+from raft.testing.weather import draw_speed
 from raft.testing.world import World
 from raft.testing.writer import SimLogWriter
 
@@ -65,6 +66,13 @@ class SimNode:
         self.up = False
         self.paused = False
         self.slow_disk_factor = 1
+        self.stalled_until: Time = 0
+        """When its disk answers again."""
+        self._disk_returns_at: Time = 0
+        self.sluggish: Time = 0
+        """Above 0: how long it may take before it looks at what has come in."""
+        self.speed = 1.0
+        """Of its clock."""
         self.disk = MemoryDisk()
         self.power = PowerCutDisk(self.disk)
         self.random: Random = world.split_random()
@@ -75,6 +83,8 @@ class SimNode:
         self._tick_length: Time = TICK
         if world.profile.clock_skew:
             self._tick_length = int(TICK * self.random.uniform(1, 1 + world.profile.clock_skew))
+        if world.profile.weather.speeds > 1 and not world.calm:
+            self.speed = draw_speed(self.random, world.profile.weather.speeds)
         self._soft_state = SoftState(Role.FOLLOWER, 0, 0)
         self.view: MembershipView
         """Who the members are, as the core said last."""
@@ -243,6 +253,26 @@ class SimNode:
             if self.life == life:
                 action(*arguments)
 
+    def be_well(self) -> None:
+        """What has befallen it, and did not end it, is over."""
+        self.slow_disk_factor, self.stalled_until, self.sluggish, self.speed = 1, 0, 0, 1.0
+        self.resume()
+
+    def disk_delays(self, delay_max: Time) -> tuple[Time, Time]:
+        """Draw how long it takes until something is on the disk, and how long until that is known."""
+        delay = self.delay(delay_max) * self.slow_disk_factor
+        before = self.random.randrange(delay + 1)
+        now = self.world.clock.now
+        before, after = max(before, self._disk_returns_at - now), delay - before
+        stall = self.stalled_until - now
+        if stall > 0 and self.random.random() < 0.5:
+            before += stall
+        elif stall > 0:
+            # It has done what it was asked for, and hangs all the same. The next has to wait for that.
+            after += stall
+            self._disk_returns_at = now + before + after
+        return before, after
+
     def dies_after(self, step: str) -> bool:
         """Perhaps this life ends here, between `step` and the next one."""
         world = self.world
@@ -280,7 +310,7 @@ class SimNode:
 
     def _tick(self) -> None:
         self.world.counts["ticks"] += 1
-        self.later(self._tick_length, self._tick)
+        self.later(int(self._tick_length / self.speed), self._tick)
         self.core.tick()
         self._wake()
         if not self.writer.is_busy and self.random.random() < 0.3:
@@ -318,7 +348,10 @@ class SimNode:
     def _wake(self) -> None:
         if self._turn_due:
             return
-        if self.random.random() < self.world.profile.batching:
+        if self.sluggish:
+            self._turn_due = True
+            self.later(self.random.randrange(self.sluggish), self.turn)
+        elif self.random.random() < self.world.profile.batching:
             self._turn_due = True
             self.later(self.random.randrange(TICK // 4), self.turn)
         else:

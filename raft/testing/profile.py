@@ -13,6 +13,13 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from raft.testing.clock import TICK, Time
+from raft.testing.weather import FAIR, WeatherSettings, draw_lasting, draw_weather
+
+WEATHER_SHARE = 0.4
+"""How many of the seeds have weather besides their faults (weather.py)."""
+
+LASTING_SHARE = 0.6
+"""In how many of them faults stop for a quorum only (calm.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,7 @@ class Profile:
     padding_bytes_max: int
     snapshots: SnapshotSettings = SnapshotSettings()
     membership: MembershipSettings = MembershipSettings()
+    weather: WeatherSettings = FAIR
 
 
 def draw_profile(random: Random) -> Profile:
@@ -216,6 +224,10 @@ def draw_profile(random: Random) -> Profile:
             profile = _changes_meet(profile, random)
         elif weather < 0.75:
             profile = _changes_succeed(profile, random)
+    if random.random() < WEATHER_SHARE:
+        profile = replace(profile, weather=draw_weather(random))
+    if random.random() < LASTING_SHARE:
+        profile = replace(profile, weather=replace(profile.weather, lasting=draw_lasting(random)))
     return profile
 
 

@@ -110,6 +110,7 @@ class RuntimeSimNode(SimNode):
             look_s=self._settings.choice((0.0, 0.0, 0.002)),
             died=self._died,
         )
+        self.loop.set_speed(self.speed)
         self.transport = VirtualTransport(self, self._transport_of)
         world.note(self.node_id, "begins to start")
         self.loop.post(self._launch)
@@ -277,9 +278,15 @@ class RuntimeSimNode(SimNode):
             self.paused = False
             self.loop.resume()
 
+    def be_well(self) -> None:
+        super().be_well()
+        self.loop.set_speed(self.speed)
+
     # What the process is made of
 
     def _round_delay(self) -> Time:
+        if self.sluggish:
+            return self.random.randrange(self.sluggish)
         if self.world.calm or self.random.random() >= self.world.profile.batching:
             return 0
         return self.random.randrange(TICK // 4)
@@ -290,10 +297,12 @@ class RuntimeSimNode(SimNode):
     def _delays(self, worker: str) -> tuple[Time, Time]:
         """Before and after a job of the log, of a flush, or of what a snapshot needs."""
         # The latter not by the log's disk: a log that is slow may be behind the state that comes in.
+        if worker == "log":
+            return self.disk_delays(self.world.profile.write_delay_max)
         delay_max = STEP_DELAY_MAX if worker == "snapshot" else self.world.profile.write_delay_max
-        delay = self.delay(delay_max) * (self.slow_disk_factor if worker == "log" else 1)
-        before = self.random.randrange(delay + 1)
-        return before, delay - before
+        delay = self.delay(delay_max)
+        before = self.random.randrange(delay + 1) + max(0, self.stalled_until - self.world.clock.now)
+        return before, max(0, delay - before)
 
     def _transport_of(self, node_id: NodeId) -> VirtualTransport | None:
         other = self.world.nodes.get(node_id)
@@ -382,6 +391,7 @@ class RuntimeSimNode(SimNode):
         membership: Membership,
         applied_index: LogIndex,
         random: Random,
+        is_recovering: bool,
     ) -> Raft:
         world = self.world
         small = replace(
@@ -394,6 +404,7 @@ class RuntimeSimNode(SimNode):
             membership=membership,
             applied_index=applied_index,
             random=random,
+            is_recovering=is_recovering,
         )
         self.view = view = self.core.membership
         self.check(world.cluster.restarted, self.node_id, view)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
@@ -24,6 +24,7 @@ from raft.testing.configurations import ConfigurationTrace
 from raft.testing.faults import repeat
 from raft.testing.node import SimNode
 from raft.testing.oracle import Operation
+from raft.testing.parts import STOPS
 from raft.testing.profile import Profile, draw_profile
 from raft.testing.runtime_node import RuntimeSimNode, initial_members
 from raft.testing.runtime_operator import RuntimeOperator
@@ -65,8 +66,9 @@ class RuntimeSimulation(Simulation):
         ignored: frozenset[str] = frozenset(),
         story: Story | None = None,
         profile: Profile | None = None,
+        without: Sequence[str] = (),
     ) -> None:
-        """`node_class`, `make_core`: with a planted bug."""
+        """`node_class`, `make_core`: with a planted bug. The rest is as for Simulation."""
         self._node_class = node_class
         self._make_core = make_core
         self._made: list[RuntimeSimNode] = []
@@ -76,7 +78,9 @@ class RuntimeSimulation(Simulation):
             ignored=ignored,
             story=story,
             profile=profile or runtime_profile(seed),
+            without=without,
         )
+        self._stops_at_all = STOPS not in without
         self._stops = self.split_random()
         # The real configuration at index 0 has addresses in it.
         cluster = self.cluster
@@ -107,7 +111,9 @@ class RuntimeSimulation(Simulation):
         return result
 
     def _safety_phase(self) -> None:
-        repeat(self, self._stops, self._stops.choice((0.0, 20.0, 60.0)), self._stop_one)
+        mean_ticks = self._stops.choice((0.0, 20.0, 60.0))
+        if self._stops_at_all:
+            repeat(self, self._stops, mean_ticks, self._stop_one)
         super()._safety_phase()
 
     def _last_judgement(self) -> None:

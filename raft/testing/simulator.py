@@ -3,10 +3,10 @@
 Safety phase: faults and clients as the seed's profile has them, for a number of steps. After each
 step the invariants and the oracle look at what has changed.
 
-Liveness phase: faults stop, every node comes up, messages arrive. Within LIVENESS_ELECTIONS_MAX election
-timeouts there must be one leader whom all members follow, all must be of one mind on who is a member, and a
-new write must have been acknowledged; within as many again all members must have applied the same log. A
-cluster that is safe since it does nothing fails here.
+Liveness phase: faults stop, nodes come up, messages arrive, in some seeds only for a quorum (calm.py). Within
+LIVENESS_ELECTIONS_MAX election timeouts there must be one leader whom all that are well follow, all must be
+of one mind on who is a member, and each must have answered a new write and a linearizable read; within as
+many again all must have applied the same log. A cluster that is safe since it does nothing fails here.
 
 Everything comes from one random.Random(seed); each inhabitant draws its own generator from it at
 birth. Time is a number. Nothing is walked in an order that depends on hashes. So a seed on one commit is one
@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from zlib import crc32
@@ -27,6 +28,7 @@ from raft.core.messages import Message, RequestVote, RequestVoteReply
 from raft.core.raft import Raft
 from raft.core.types import LogIndex, NodeId, Term
 from raft.testing.application import KeyValueApplication
+from raft.testing.calm import Remains, Visitor, break_node, draw_remains
 from raft.testing.clients import Client
 from raft.testing.clock import TICK, VirtualClock
 from raft.testing.cluster import Cluster
@@ -38,6 +40,7 @@ from raft.testing.network import Codec, VirtualNetwork
 from raft.testing.node import SimNode
 from raft.testing.operator import Operator
 from raft.testing.oracle import Oracle, Outcome
+from raft.testing.parts import left_out, parts_of
 from raft.testing.plants import Plant
 from raft.testing.profile import Profile, draw_profile
 from raft.testing.world import Application, Story
@@ -73,6 +76,7 @@ class Simulation:
     """A World, made from a seed."""
 
     calm_steps_max = CALM_STEPS_MAX
+    sends_visitors = True
 
     def __init__(
         self,
@@ -83,9 +87,10 @@ class Simulation:
         ignored: frozenset[str] = frozenset(),
         story: Story | None = None,
         profile: Profile | None = None,
+        without: Sequence[str] = (),
     ) -> None:
         """`plant`: run with a planted bug. `ignored`: names of invariants not to be checked.
-        `profile`: use this one, not the one that the seed draws."""
+        `profile`: use this one, not the one that the seed draws. `without`: parts of it that are left out."""
         self.seed = seed
         self.steps = steps
         self.story = story
@@ -95,7 +100,7 @@ class Simulation:
         self.calm = False
         self._random = Random(seed)
         drawn = draw_profile(self.split_random())
-        self.profile = profile or drawn
+        self.profile = left_out(profile or drawn, without)
         voters = frozenset(range(1, self.profile.voters + 1))
         self.cluster = Cluster(voters, ignored)
         self.oracle = self._make_oracle()
@@ -120,6 +125,8 @@ class Simulation:
         """Who campaigned in which term since leadership was handed over to it."""
         self._writes_before_calm = 0
         self._events_before_calm = 0
+        self._remains = Remains()
+        self._visitors: list[Visitor] = []
 
     def _make_node(self, node_id: NodeId) -> SimNode:
         plant = self._plant
@@ -159,7 +166,9 @@ class Simulation:
         return result
 
     def _safety_phase(self) -> None:
-        self.note(0, "seed {}: {}", self.seed, self.profile)
+        voters, clients = self.profile.voters, self.profile.clients
+        self.note(0, "seed {}: {} voters, {} clients; {}", self.seed, voters, clients, self._plan())
+        self.note(0, "{}", self.profile)
         for node in self.nodes.values():
             node.start()
         for client in self._clients:
@@ -170,14 +179,11 @@ class Simulation:
         for _ in range(self.steps):
             self._step()
 
+    def _plan(self) -> str:
+        return f"its plan has {', '.join(parts_of(self.profile)) or 'no faults'}"
+
     def _liveness_phase(self) -> None:
-        self.note(0, "faults stop")
-        self.calm = True
-        self.network.heal()
-        self.network.faults = self.profile.network.calm()
-        for node in self.nodes.values():
-            node.slow_disk_factor = 1
-            node.resume()
+        self._stop_faults()
         self._writes_before_calm = self.counts["writes_acknowledged"]
         self._events_before_calm = self.counts["events"]
         timeout = self.profile.core.election_timeout_ticks * TICK
@@ -196,13 +202,44 @@ class Simulation:
             )
         self._last_judgement()
 
+    def _stop_faults(self) -> None:
+        """All is mended but what stays broken for good."""
+        self.calm = True
+        self.network.heal()
+        self.network.faults = self.profile.network.calm()
+        self._remains = draw_remains(self, self.split_random())
+        self.network.cut(self._remains.links)
+        for node_id, node in self.nodes.items():
+            node.be_well()
+            kind = self._remains.kinds.get(node_id, "")
+            if kind:
+                self.counts[f"calm_but_{kind}"] += 1
+                break_node(node, kind)
+        broken = ", ".join(f"node {node_id} ({kind})" for node_id, kind in self._remains.kinds.items())
+        self.note(0, "faults stop{}", f", but for {broken}" if broken else "")
+        if self.sends_visitors:
+            self._visitors = [
+                Visitor(self, self.profile.clients + number, node_id)
+                for number, node_id in enumerate(self._well())
+            ]
+        for visitor in self._visitors:
+            visitor.think()
+
+    @property
+    def unwell(self) -> frozenset[NodeId]:
+        return self._remains.unwell
+
+    def _well(self) -> list[NodeId]:
+        """Return the members of whom everything is expected."""
+        return sorted(self.cluster.configurations.newest.members - self.unwell)
+
     def _what_is_amiss(self) -> str:
         """Return why the cluster cannot be called well, or ""."""
         membership = self.cluster.configurations.newest
-        down = sorted(m for m in membership.members if m not in self.nodes or not self.nodes[m].up)
+        down = [m for m in self._well() if m not in self.nodes or not self.nodes[m].up]
         if down:
             return f"nodes {down} are down"
-        cores = {node_id: self.nodes[node_id].core for node_id in sorted(membership.members)}
+        cores = {node_id: self.nodes[node_id].core for node_id in self._well()}
         views = {node_id: (core.term, core.leader) for node_id, core in cores.items()}
         if len(set(views.values())) != 1 or not membership.is_voter(next(iter(views.values()))[1]):
             return f"no common leader; (term, leader) at each node: {views}"
@@ -216,12 +253,12 @@ class Simulation:
             return f"nobody ends what is joint: {described(membership)}"
         if self.counts["writes_acknowledged"] == self._writes_before_calm:
             return "no write was acknowledged"
-        return ""
+        return next(filter(None, (visitor.missing() for visitor in self._visitors)), "")
 
     def _last_judgement(self) -> None:
         """Let calls and queues run dry, then compare what every member has."""
         deadline = self.clock.now + LIVENESS_ELECTIONS_MAX * self.profile.core.election_timeout_ticks * TICK
-        for client in self._clients:
+        for client in (*self._clients, *self._visitors):
             client.stop()
         while lagging := self._lagging():
             if self.clock.now >= deadline:
@@ -230,7 +267,7 @@ class Simulation:
                     "liveness", f"{last} is committed; applied, and the log's end, in calm: {lagging}"
                 )
             self._step()
-        for node_id in sorted(self.cluster.configurations.newest.members):
+        for node_id in self._well():
             self.application.check_state(node_id, self.nodes[node_id].machine, "the state at the end")
         for operation in self.oracle.operations.values():
             if operation.outcome is Outcome.UNKNOWN and operation.number in self.oracle.positions:
@@ -240,7 +277,7 @@ class Simulation:
         """Return the members that have not applied all that is committed, or whose logs end elsewhere."""
         ends = {
             member: (self.nodes[member].machine.applied_index, self.cluster.nodes[member].last_index)
-            for member in sorted(self.cluster.configurations.newest.members)
+            for member in self._well()
         }
         last = len(self.cluster.committed) - 1
         return {member: end for member, end in ends.items() if end != (last, last)}
@@ -334,7 +371,8 @@ class Simulation:
         self.clock.call_later(int(ticks * TICK), self._restart, node, node.life)
 
     def _restart(self, node: SimNode, life: int) -> None:
-        if node.life == life and not node.up and self.nodes.get(node.node_id) is node:
+        is_over = self._remains.kinds.get(node.node_id) == "down"
+        if node.life == life and not node.up and self.nodes.get(node.node_id) is node and not is_over:
             self.counts["restarts"] += 1
             node.start()
 

@@ -54,6 +54,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._look_s = look_s
         self._died = died
         self._now_s = 0.0
+        self._speed = 1.0
+        self._set_at: Time = 0
+        self._set_at_s = 0.0
         self._ready: deque[asyncio.Handle] = deque()
         self._is_round_due = False
         self._is_held = False
@@ -62,6 +65,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._finding: BaseException | None = None
         self.never_retrieved: list[str] = []
         """Errors that nobody has looked at. The garbage collector tells of them, at its own time."""
+
+    def set_speed(self, speed: float) -> None:
+        """From now on the process's clock runs `speed` times as fast as the virtual one."""
+        if speed != self._speed:
+            self._set_at_s = self._clock_s()
+            self._set_at, self._speed = self._clock.now, speed
+
+    def _clock_s(self) -> float:
+        return self._set_at_s + (self._clock.now - self._set_at) * self._speed * TICK_S / TICK
 
     # The process
 
@@ -124,7 +136,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     # asyncio.AbstractEventLoop
 
     def time(self) -> float:
-        self._now_s = max(self._now_s, self._clock.now * TICK_S / TICK) + self._look_s
+        self._now_s = max(self._now_s, self._clock_s()) + self._look_s
         return self._now_s
 
     def call_soon(  # type: ignore[override]
@@ -155,9 +167,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         if not self.is_dead:
-            delay = ceil(when * TICK / TICK_S) - self._clock.now
-            self._clock.call_later(max(delay, 0), self._due, handle)
+            self._clock.call_later(self._until(when), self._due, handle)
         return handle
+
+    def _until(self, when: float) -> Time:
+        away = ceil((when - self._set_at_s) * TICK / TICK_S / self._speed)
+        return max(self._set_at + away - self._clock.now, 0)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """It is passed over when its time comes."""
@@ -200,7 +215,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._tasks.pop(task, None)
 
     def _due(self, handle: asyncio.TimerHandle) -> None:
-        if not self.is_dead and not handle.cancelled():
+        if self.is_dead or handle.cancelled():
+            return
+        if self._until(handle.when()):
+            # The clock has been set to go slower meanwhile.
+            self._clock.call_later(self._until(handle.when()), self._due, handle)
+        else:
             self._ready.append(handle)
             self._plan_round()
 

@@ -80,6 +80,11 @@ class World(Protocol):
     calm: bool
     """Liveness phase: no more faults, and calls are patient."""
 
+    @property
+    def unwell(self) -> frozenset[NodeId]:
+        """Who stays broken in the liveness phase (calm.py): nothing is expected of it."""
+        ...
+
     def split_random(self) -> Random:
         """Return a generator of its own for one inhabitant, so that one does not disturb another."""
         ...

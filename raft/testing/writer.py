@@ -52,9 +52,8 @@ class SimLogWriter:
         end = next((i for i, append in enumerate(queue) if i and append.snapshot is not None), len(queue))
         batch, self._queue = queue[:end], queue[end:]
         self.is_busy = True
-        delay = node.delay(node.world.profile.write_delay_max) * node.slow_disk_factor
-        before = node.random.randrange(delay + 1)
-        node.later(before, self._write, batch, delay - before)
+        before, after = node.disk_delays(node.world.profile.write_delay_max)
+        node.later(before, self._write, batch, after)
 
     def _write(self, batch: list[StorageAppend], rest: Time) -> None:
         node, counts = self._node, self._node.world.counts
