@@ -139,12 +139,12 @@ class Driver:
         self._messages: deque[Message] = deque()
         self._written: list[StorageAppend] = []
         self._unreachable: list[NodeId] = []
+        self._refused: list[NodeId] = []
         self._unsent: list[Message] = []
         self._ticks_due = 0
         self._are_ticks_overdue = False
         # The loop's calls
-        self._turn_due = False
-        self._stopped = False
+        self._turn_due = self._stopped = False
         self._tick_timer: asyncio.TimerHandle | None = None
         self._next_tick_s = 0.0
         self._next_note_s = 0.0
@@ -257,6 +257,10 @@ class Driver:
 
     def on_unreachable(self, node_id: NodeId) -> None:
         self._unreachable.append(node_id)
+        self.wake()
+
+    def on_refused(self, node_id: NodeId) -> None:
+        self._refused.append(node_id)
         self.wake()
 
     def on_fatal(self, error: RaftError) -> None:
@@ -422,6 +426,11 @@ class Driver:
                 self.stats.messages_stepped += 1
                 if self._loop.time() >= end_s:
                     break
+        if not self._messages:
+            # After all that it has sent: a leader's message ends the doubt.
+            for node_id in self._refused:
+                self._core.leader_unreachable(node_id)
+            self._refused.clear()
         if not self._messages or self._are_ticks_overdue:
             for _ in range(self._ticks_due):
                 self._core.tick()
@@ -482,6 +491,9 @@ class Driver:
             self._core.apply_done(applied_index)
             self.reads.applied(applied_index)
             self.applier.maybe_flush()
+            if self.proposals.has_fresh:
+                # The first entry of a new leader was among them: what its predecessor took to its grave.
+                self.wake()
 
     def _fail(self, error: BaseException) -> None:
         if not self._stopped:

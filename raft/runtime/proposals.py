@@ -226,6 +226,8 @@ class Proposals:
         self._applied_term = term
         for batch in [batch for batch in self._batches if batch.term < term]:
             self._repeat(batch)
+        # There is a leader of `term`, so that it need not wait for the next tick.
+        self.retry_backlog()
 
     def skipped(self, term: Term) -> None:
         """The state went on by a snapshot that ends in `term`: what was handed in that term or before may

@@ -217,7 +217,14 @@ class GrpcTransport:
         if self._handler is None or self._is_stopping:
             return
         sender = PeerSender(
-            peer, self._greeter, self._options, self._stats, self._handler, self._source, is_guest=is_guest
+            peer,
+            self._greeter,
+            self._options,
+            self._stats,
+            self._handler,
+            self._source,
+            is_heard=self._inbound.__contains__,
+            is_guest=is_guest,
         )
         self._senders[peer.node_id] = sender
         task = asyncio.create_task(sender.run(), name=f"raft peer {peer.node_id:x}")

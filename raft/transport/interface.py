@@ -50,6 +50,8 @@ class TransportStats:
 
     connects: int = 0
     disconnects: int = 0
+    refused_after_stream: int = 0
+    """Times that nobody listened any more where a stream had ended: calls of on_refused."""
     refusals_received: int = 0
     refusals_sent: int = 0
     frames_sent: int = 0
@@ -112,6 +114,12 @@ class TransportHandler(Protocol):
 
     def on_unreachable(self, node_id: NodeId) -> None:
         """Messages to `node_id` were lost: what the core took for sent may not have been."""
+        ...
+
+    def on_refused(self, node_id: NodeId) -> None:
+        """There was a stream to `node_id`; it has ended, and nobody listens there any more, nor is there a
+        stream from it: most likely its process is gone. No proof: something on the way may refuse for it.
+        Once for each end of a stream; after all messages of it that have arrived."""
         ...
 
     def on_fatal(self, error: RaftError) -> None:

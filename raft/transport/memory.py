@@ -80,6 +80,11 @@ class MemoryNetwork:
     def _leave(self, transport: MemoryTransport) -> None:
         if self._live.get(transport.node_id) is transport:
             del self._live[transport.node_id]
+            loop = asyncio.get_running_loop()
+            for other in self._live.values():
+                # Who is cut off from it hears nothing, as where a host is gone.
+                if not {(other.node_id, transport.node_id), (transport.node_id, other.node_id)} & self._cut:
+                    loop.call_soon(other._report_gone, transport.node_id)
 
     def _links_of(self, node_id: NodeId) -> list[MemoryLink]:
         return [link for link in self._links if node_id in link.ends]
@@ -247,6 +252,11 @@ class MemoryTransport:
         if self._handler is not None:
             error = MemberRemoved(f"this member was removed from the cluster, says {by:x}")
             self._handler.on_fatal(error)
+
+    def _report_gone(self, node_id: NodeId) -> None:
+        if self._handler is not None:
+            self._stats.refused_after_stream += 1
+            self._handler.on_refused(node_id)
 
     def _report(self, unsent: list[Message], lost: set[NodeId]) -> None:
         if self._handler is None:

@@ -57,6 +57,13 @@ class TransportOptions:
 
     keepalive_timeout_s: float = 2.0
 
+    probe_pauses_s: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1)
+    """Before each look at whether anybody listens, after a stream has ended (peer_sender.py). Several, for a
+    process that ends closes its connections one by one: the first look may come between two of them."""
+
+    probe_timeout_s: float = 0.5
+    """For one look: longer than a round trip around the world. Silence is no answer."""
+
     guest_grace_s: float = 5.0
     """For how long a guest may be without a stream to this member before it is forgotten."""
 

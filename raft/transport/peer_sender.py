@@ -5,6 +5,12 @@ has gathered is the next frame. There is no timer, so a lone message leaves at o
 
 What waits when a stream breaks is dropped, and what is sent while there is no stream too: Raft repeats
 what matters, and old messages would only delay new ones.
+
+A stream that was up and has ended is a question: is the process gone, or only the connection? So the
+peer's address is looked at at once, and again within moments (probe.py). If connections are refused, and the
+peer's own stream to this member is gone too, the handler is told. If one succeeds the stream is dialled
+without a pause, so that a connection that somebody has reset costs next to nothing. Of anything else
+nothing follows: it is dialled again as always.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ import asyncio
 import logging
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import grpc
@@ -20,6 +27,7 @@ import grpc.aio
 
 from raft.core.errors import MemberRemoved
 from raft.core.messages import AppendEntries, ChangeRequest, Message, Propose
+from raft.core.types import NodeId
 from raft.transport import codec
 from raft.transport.address import target_of
 from raft.transport.backoff import Backoff
@@ -27,6 +35,7 @@ from raft.transport.handshake import Call, Greeter, StreamFailed, Unreachable, r
 from raft.transport.interface import IdentityRefused, TransportHandler, TransportStats
 from raft.transport.options import STREAM_PATH, TransportOptions
 from raft.transport.peers import Peer
+from raft.transport.probe import Verdict, probe
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +65,10 @@ class PeerSender:
         handler: TransportHandler,
         source: random.Random,
         *,
+        is_heard: Callable[[NodeId], bool] = lambda node_id: False,
         is_guest: bool = False,
     ) -> None:
+        """`is_heard`: whether there is a stream from a peer to this member."""
         self.peer = peer
         self.is_guest = is_guest
         """Whether nobody vouches for who is at its addresses: then nothing that is said there is fatal."""
@@ -73,6 +84,10 @@ class PeerSender:
         self._live = False
         self._was_live = False
         """Whether there was a stream in this attempt."""
+        self._live_since_s = 0.0
+        self._is_heard = is_heard
+        self._looks: deque[float] = deque()
+        """The pauses before the looks that are left, at whether anybody listens."""
         self._overflowed = False
         self._last_failure = ""
         self._unreachable_count = 0
@@ -119,7 +134,34 @@ class PeerSender:
                     self._handler.on_fatal(error)
                     return
                 self._note_failure(StreamFailed(str(error)))
-            await asyncio.sleep(self._backoff.next_s())
+            if self._was_live:
+                self._begin_to_look()
+            if not await self._is_found():
+                await asyncio.sleep(self._backoff.next_s())
+
+    def _begin_to_look(self) -> None:
+        self._looks = deque(self._options.probe_pauses_s)
+        if asyncio.get_running_loop().time() < self._live_since_s + self._options.reconnect_max_s:
+            # Streams that end as soon as they are up are not to be dialled without a pause for ever.
+            self._looks.appendleft(self._backoff.next_s())
+
+    async def _is_found(self) -> bool:
+        """Find out what the end of a stream means, unless that is clear. True if somebody listens."""
+        peer = self.peer
+        while self._looks:
+            await asyncio.sleep(self._looks.popleft())
+            verdict = await probe(peer.addresses, self._options.probe_timeout_s)
+            if verdict is Verdict.CONNECTED:
+                # It may be about to end. If the stream does not come up there are looks left.
+                return True
+            if verdict is Verdict.UNKNOWN:
+                self._looks.clear()
+            elif not self._is_heard(peer.node_id):
+                self._looks.clear()
+                self._stats.refused_after_stream += 1
+                logger.info("nobody listens at %s any more", peer)
+                self._handler.on_refused(peer.node_id)
+        return False
 
     async def _one_stream(self) -> None:
         """Dial once and send until the stream ends. Raises StreamFailed or IdentityRefused."""
@@ -145,6 +187,7 @@ class PeerSender:
         ended = asyncio.ensure_future(call.read())
         ended.add_done_callback(self._ended)
         self._live = self._was_live = True
+        self._live_since_s = asyncio.get_running_loop().time()
         self._backoff.reset()
         self._stats.connects += 1
         logger.info("stream to %s is up", self.peer)

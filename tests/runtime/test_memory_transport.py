@@ -24,6 +24,7 @@ class Handler:
         self.batches: list[int] = []
         self.unsent: list[m.Message] = []
         self.unreachable: list[NodeId] = []
+        self.refused: list[NodeId] = []
         self.fatal: list[RaftError] = []
         self.greeted: list[tuple[NodeId, int]] = []
         self.description: ClusterDescription | None = None
@@ -37,6 +38,9 @@ class Handler:
 
     def on_unreachable(self, node_id: NodeId) -> None:
         self.unreachable.append(node_id)
+
+    def on_refused(self, node_id: NodeId) -> None:
+        self.refused.append(node_id)
 
     def on_fatal(self, error: RaftError) -> None:
         self.fatal.append(error)

@@ -390,12 +390,16 @@ class Cable:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
+        self.close()
         self.tear()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        """Take no more connections: who dials is refused."""
+        assert self._server is not None
+        self._server.close()
 
     def tear(self) -> None:
         for writer in self._writers:
