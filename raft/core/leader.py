@@ -23,6 +23,7 @@ from raft.core.messages import (
     HeartbeatReply,
     Message,
     Propose,
+    RecoveryGoal,
     TimeoutNow,
 )
 from raft.core.progress import Flow, Progress
@@ -86,6 +87,7 @@ class Leadership:
         "noop_index",
         "progress",
         "reads",
+        "recovery_goal_index",
         "snapshots_wanted",
         "transfer",
         "uncommitted_bytes",
@@ -119,6 +121,8 @@ class Leadership:
         self.reads = ReadRounds()
         self.snapshots_wanted: list[NodeId] = []
         """Members that the log no longer reaches, since the last Ready."""
+        self.recovery_goal_index: LogIndex = 0
+        """What members that are recovering wait for. Only with an entry there can they be seen to be well."""
         self.uncommitted_bytes = 0
         self._pending: deque[tuple[LogIndex, int]] = deque()
         self._tickets: dict[tuple[NodeId, int], SeenTickets] = {}
@@ -158,6 +162,10 @@ class Leadership:
         answered = {member for member, p in self.progress.items() if p.was_heard_lately}
         return frozenset(answered | {self._config.node_id})
 
+    def is_recovering(self, member: NodeId) -> bool:
+        """Whether `member` said that it lost durable data, and has not been seen well again."""
+        return self.progress[member].recovering_run > 0
+
     @property
     def is_young(self) -> bool:
         """Whether it has led for less than an election timeout."""
@@ -180,9 +188,13 @@ class Leadership:
 
     def best_successor(self) -> NodeId:
         """Return the other voter of the newest configuration that has most of the log; of those that are
-        heard, if any is. NO_NODE if there is none."""
+        heard, if any is. NO_NODE if there is none: one that is recovering would refuse."""
         heard = self.heard()
-        others = sorted(self._membership.voters - {self._config.node_id})
+        others = [
+            member
+            for member in sorted(self._membership.voters - {self._config.node_id})
+            if not self.is_recovering(member)
+        ]
         return max(
             others, key=lambda member: (member in heard, self.progress[member].match_index), default=NO_NODE
         )
@@ -201,6 +213,7 @@ class Leadership:
         if (
             transfer is not None
             and member == transfer.target
+            and not self.is_recovering(member)
             and self.progress[member].match_index == self._log.last_index
         ):
             self._send(TimeoutNow(sender=self._config.node_id, to=member, term=self._term))
@@ -289,7 +302,10 @@ class Leadership:
         progress = self.progress.get(reply.sender)
         if progress is None:
             return
-        progress.heard()
+        if not (reply.recovering or progress.recovering_run):
+            progress.heard()
+        elif not self._recovery_replied(progress, reply):
+            return
         log = self._log
         if not reply.rejected:
             if progress.flow is Flow.SNAPSHOT and reply.match_index + 1 >= log.first_index:
@@ -307,6 +323,27 @@ class Leadership:
             probe_index = log.find_conflict_by_term(probe_index, reply.hint_term).index
         if progress.refused(reply.reject_index, probe_index):
             self._send_append(reply.sender, even_if_empty=True)
+            self.wants_pump = True
+
+    def _recovery_replied(self, progress: Progress, reply: AppendEntriesReply) -> bool:
+        """An answer of a member that is recovering, or was. Return whether it tells of its log as it is."""
+        self._note_recovering(progress, reply.recovering)
+        if reply.recovering:
+            return reply.recovering == progress.recovering_run
+        if reply.rejected:
+            # Whenever it was sent, it makes us probe and claims nothing.
+            return True
+        if reply.match_index < progress.goal_index:
+            # Of the time before the loss. Believed, it would count what is not there any more.
+            return False
+        progress.become_recovered()
+        progress.heard()
+        return True
+
+    def _note_recovering(self, progress: Progress, run_id: int) -> None:
+        if run_id not in (0, progress.recovering_run, progress.recovered_run):
+            progress.become_recovering(run_id, self._log.last_index)
+            self.recovery_goal_index = self._log.last_index + 1
             self.wants_pump = True
 
     def snapshot_finished(self, member: NodeId, index: LogIndex) -> None:
@@ -333,7 +370,7 @@ class Leadership:
         an older one could still be replaced (paper 5.4.2, Figure 8; trap 1). Terms never fall along the log,
         so that one look at the highest index is enough."""
         index = quorum_index(
-            self._membership, {member: self.progress[member].match_index for member in self._members}
+            self._membership, {member: self.progress[member].counted_index for member in self._members}
         )
         if index > self._log.commit_index and self._log.term(index) == self._term:
             return index
@@ -364,14 +401,34 @@ class Leadership:
         progress = self.progress.get(reply.sender)
         if progress is None:
             return
-        progress.heard()
+        self._note_recovering(progress, reply.recovering)
         progress.paused = False
+        if progress.recovering_run:
+            # It believes no heartbeat's commit index, so that an empty append has to tell it.
+            self._send_append(reply.sender, even_if_empty=True)
+            self._send_goal(reply.sender, progress)
+            self.wants_pump = True
+            return
+        if reply.recovering:
+            return
+        progress.heard()
         if progress.flow is Flow.PROBE or progress.match_index < self._log.last_index:
             # Everything under way may have been lost: an empty append finds out.
             self._send_append(reply.sender, even_if_empty=True)
         self.reads.acked(reply.sender, reply.read_position)
         self._maybe_time_out(reply.sender)
         self.wants_pump = True
+
+    def _send_goal(self, member: NodeId, progress: Progress) -> None:
+        self._send(
+            RecoveryGoal(
+                sender=self._config.node_id,
+                to=member,
+                term=self._term,
+                run_id=progress.recovering_run,
+                index=progress.goal_index,
+            )
+        )
 
     def wait_read(self, node_id: NodeId, waiter: Waiter) -> None:
         self.reads.add(node_id, waiter)

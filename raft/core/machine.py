@@ -53,6 +53,8 @@ class PeerStatus:
     match_index: LogIndex
     next_index: LogIndex
     is_active: bool
+    is_recovering: bool = False
+    """It lost durable data and has no vote; what it has counts for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Status:
     """Empty unless this node leads."""
     transfer_target: NodeId
     """To whom leadership is being handed over; NO_NODE if it is not."""
+    is_recovering: bool = False
+    """It lost durable data, and has not got all of it back."""
 
 
 class Machine:
@@ -87,8 +91,10 @@ class Machine:
         membership: Membership,
         applied_index: LogIndex,
         random: random_module.Random,
+        is_recovering: bool = False,
     ) -> None:
-        """Start from what is durable: `log` and `hard_state`.
+        """Start from what is durable: `log` and `hard_state`. `is_recovering`: the end of the log was lost,
+        now or in an earlier life, and that is not over: see recovering.py.
 
         `membership` is the configuration at index 0, also at a member that joined later and is not in it.
         `applied_index` is what the state machine contains; entries after it are handed out again.
@@ -111,6 +117,10 @@ class Machine:
         # Persistent state (paper Figure 2)
         self.term: Term = hard_state.term
         self.voted_for: NodeId = hard_state.voted_for
+        self._recovering_run = (config.run_id or 1) if is_recovering else 0
+        """Not 0 while this member is recovering."""
+        self._recovery_goal_index: LogIndex = 0
+        self._is_recovery_ending = False
         # Role
         self.role = Role.FOLLOWER
         self.leader: NodeId = NO_NODE
@@ -172,6 +182,11 @@ class Machine:
         return self._config.run_id
 
     @property
+    def is_recovering(self) -> bool:
+        """Whether this member lost durable data, and has not got all of it back: see recovering.py."""
+        return self._recovering_run > 0
+
+    @property
     def transfer_target(self) -> NodeId:
         """To whom this node is handing leadership over; NO_NODE if it is not."""
         leadership = self._leadership
@@ -183,7 +198,9 @@ class Machine:
         peers = []
         if self._leadership is not None:
             peers = [
-                PeerStatus(member, p.flow.value, p.match_index, p.next_index, p.is_active)
+                PeerStatus(
+                    member, p.flow.value, p.match_index, p.next_index, p.is_active, p.recovering_run > 0
+                )
                 for member, p in self._leadership.progress.items()
             ]
         return Status(
@@ -199,6 +216,7 @@ class Machine:
             stable_index=self.log.stable_index,
             peers=peers,
             transfer_target=self.transfer_target,
+            is_recovering=self.is_recovering,
         )
 
     def _send(self, message: Message) -> None:
@@ -340,7 +358,8 @@ class Machine:
 
     def campaign(self) -> None:
         """Begin an election, by a pre-vote if that is on. Nothing happens at a leader, or at a
-        member that is not a voter (trap 27) or whose log is stalled, so that its own vote could not count.
+        member that is not a voter (trap 27), whose log is stalled, so that its own vote could not count, or
+        that is recovering.
 
         One that is a voter no more campaigns until it knows that to be committed, without counting itself:
         the others may lack the entry that says so, and then they need its vote, which they do not get
@@ -349,7 +368,8 @@ class Machine:
         if self.role is Role.LEADER:
             return
         self._note_committed_membership()
-        if self._is_log_stalled or not self._configurations.may_elect(self.node_id):
+        may_elect = self._configurations.may_elect(self.node_id)
+        if self._is_log_stalled or self.is_recovering or not may_elect:
             # It cannot replace a leader that fell silent, but must not go on vouching for it:
             # it would refuse votes, which a voter that does not know yet that it is one has to give.
             self._become(Role.FOLLOWER)
@@ -416,7 +436,8 @@ class Machine:
     def _step_vote_request(self, message: RequestVote | PreVote) -> None:
         """Paper Figure 2, RequestVote; 5.4.1. RequestVote is of this term; PreVote may be higher."""
         theirs = LogPosition(message.last_term, message.last_index)
-        up_to_date = theirs >= self.log.last_position
+        # Compared with a log that has lost its end that would mean nothing.
+        up_to_date = theirs >= self.log.last_position and not self.is_recovering
         if isinstance(message, PreVote):
             granted = up_to_date and message.term > self.term and not self._is_log_stalled
             # A refusal carries our own term, so that one who is behind learns of it (trap 23).

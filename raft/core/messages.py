@@ -71,6 +71,9 @@ class AppendEntriesReply(_Message):
 
     Rejected: nothing at `reject_index` (the request's prev_index) with its term here. The leader
     may go on at (hint_index, hint_term): the last position here that could still be equal.
+
+    `recovering`: run id of a sender that has lost durable data (recovering.py), 0 of any other. Not 0, this
+    says what to send next, and counts for nothing.
     """
 
     rejected: bool
@@ -78,6 +81,7 @@ class AppendEntriesReply(_Message):
     reject_index: LogIndex = 0
     hint_index: LogIndex = 0
     hint_term: Term = 0
+    recovering: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,17 @@ class HeartbeatReply(_Message):
     """
 
     read_position: int = 0
+    recovering: int = 0
+    """As in AppendEntriesReply."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryGoal(_Message):
+    """To the run `run_id` of a member that is recovering: the leader counts nothing that was acknowledged
+    before it knew. Who has all through `index` committed and durable has all that it ever acknowledged."""
+
+    run_id: int
+    index: LogIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +210,7 @@ Message: TypeAlias = (
     | AppendEntriesReply
     | Heartbeat
     | HeartbeatReply
+    | RecoveryGoal
     | StateRequest
     | TimeoutNow
     | ReadIndex

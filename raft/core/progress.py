@@ -9,6 +9,10 @@
 
         PROBE --accepted--> REPLICATE --refused, unreachable--> PROBE
         any --compacted--> SNAPSHOT --finished, failed, caught up--> PROBE
+        any but SNAPSHOT --lost durable data--> PROBE
+
+A member that lost durable data (recovering.py) has a position like any other, and is sent to by it. But what
+it acknowledged before it said so is forgotten, and what it acknowledges until it is well counts for nothing.
 
 The design is etcd/raft's `tracker.Progress`; there, the transitions are strewn about, and its own
 comment regrets it. Here they are the `become_*` below.
@@ -40,19 +44,23 @@ class Progress:
         "_round_index",
         "_was_round_quick",
         "flow",
+        "goal_index",
         "inflights",
         "is_active",
         "is_trusted",
         "match_index",
         "next_index",
         "paused",
+        "recovered_run",
+        "recovering_run",
         "sent_commit",
         "was_active",
     )
 
     def __init__(self, next_index: LogIndex, inflights: Inflights, now_ticks: int = 0) -> None:
         self.match_index: LogIndex = 0
-        """Highest index known equal to ours. Never falls: answers come in any order (trap 3)."""
+        """Highest index known equal to ours. Never falls, as answers come in any order (trap 3), but where
+        the member itself says that it lost what it had."""
         self.next_index: LogIndex = next_index
         """Index of the next entry to send."""
         self.sent_commit: LogIndex = 0
@@ -69,6 +77,12 @@ class Progress:
         """Heard from in the election timeout before that."""
         self.is_trusted = False
         """Was never heard, and counts as active for once all the same: it was not asked anything before."""
+        self.recovering_run = 0
+        """Which run of the member said that it is recovering; 0 if it is well, as far as is known."""
+        self.goal_index: LogIndex = 0
+        """No acknowledgement of a time before it said so can be as high."""
+        self.recovered_run = 0
+        """The last one that is over: what still says otherwise is late."""
         self._round_index: LogIndex = next_index - 1
         self._round_begin_ticks = now_ticks
         self._was_round_quick = False
@@ -85,6 +99,11 @@ class Progress:
     def was_heard_lately(self) -> bool:
         """Whether it answered within the last one to two election timeouts."""
         return (self.is_active or self.was_active) and not self.is_trusted
+
+    @property
+    def counted_index(self) -> LogIndex:
+        """Through which index the member counts as one that has our log."""
+        return 0 if self.recovering_run else self.match_index
 
     def note_round(self, last_index: LogIndex, now_ticks: int, quick_ticks: int) -> None:
         """Note an acknowledgement of a learner, where the leader's log ends at `last_index`.
@@ -121,6 +140,19 @@ class Progress:
     def become_snapshot(self) -> None:
         self.flow = Flow.SNAPSHOT
         self.inflights.reset()
+
+    def become_recovering(self, run_id: int, last_index: LogIndex) -> None:
+        """The member has lost durable data. Our own log ends at `last_index`: it has acknowledged nothing
+        behind that. Where its log ends is probed from there, as it has most of it."""
+        self.recovering_run, self.goal_index = run_id, last_index + 1
+        self.is_active = self.was_active = self.is_trusted = False
+        self.match_index = 0
+        if self.flow is not Flow.SNAPSHOT:
+            self.become_probe(last_index)
+
+    def become_recovered(self) -> None:
+        """It has acknowledged what it cannot have acknowledged before, and says that it is well."""
+        self.recovered_run, self.recovering_run = self.recovering_run, 0
 
     @property
     def is_paused(self) -> bool:

@@ -45,7 +45,6 @@ from raft.core.errors import (
     ProposalTooLarge,
     Transferring,
 )
-from raft.core.failover import Failover
 from raft.core.messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -60,6 +59,7 @@ from raft.core.messages import (
     ProposeReply,
     ReadIndex,
     ReadIndexReply,
+    RecoveryGoal,
     RequestVote,
     RequestVoteReply,
     TimeoutNow,
@@ -76,6 +76,7 @@ from raft.core.ready import (
     StorageAppendDone,
     StorageApply,
 )
+from raft.core.recovering import Recovering
 from raft.core.types import (
     ENTRY_OVERHEAD_BYTES,
     NO_NODE,
@@ -88,7 +89,7 @@ from raft.core.types import (
 )
 
 
-class Raft(Failover):
+class Raft(Recovering):
     """One member of a Raft group. See this module's first page, and `ready.py` for how to drive it."""
 
     # The door: terms are dealt with here and nowhere else
@@ -142,7 +143,14 @@ class Raft(Failover):
             case AppendEntries() | Heartbeat():
                 # Its sender takes itself for the leader. Unanswered, it would never learn better, since
                 # we ignore its appends and it our pre-votes: a dead-lock (trap 23, etcd #8501).
-                self._messages.append(HeartbeatReply(sender=self.node_id, to=message.sender, term=self.term))
+                self._messages.append(
+                    HeartbeatReply(
+                        sender=self.node_id,
+                        to=message.sender,
+                        term=self.term,
+                        recovering=self._recovering_run,
+                    )
+                )
             case PreVote():
                 self._messages.append(
                     PreVoteReply(sender=self.node_id, to=message.sender, term=self.term, granted=False)
@@ -176,6 +184,8 @@ class Raft(Failover):
                 self._ask_reads()
             case TimeoutNow():
                 self._step_timeout_now(message)
+            case RecoveryGoal():
+                self._step_recovery_goal(message)
             case ReadIndexReply():
                 if message.run_id == self.run_id and self._reads.confirm(message.position):
                     self._read_states.append(ReadState(message.position, message.index))
@@ -205,9 +215,11 @@ class Raft(Failover):
         match message:
             case AppendEntriesReply():
                 leadership.append_replied(message)
+                self._maybe_append_goal()
                 self._maybe_commit()
             case HeartbeatReply():
                 leadership.heartbeat_replied(message)
+                self._maybe_append_goal()
                 self._finish_reads()
             case ReadIndex():
                 leadership.wait_read(message.sender, Waiter(message.position, message.run_id))
@@ -257,6 +269,7 @@ class Raft(Failover):
                     reject_index=message.prev_index,
                     hint_index=hint.index,
                     hint_term=hint.term,
+                    recovering=self._recovering_run,
                 )
             )
             return
@@ -271,27 +284,19 @@ class Raft(Failover):
         log.commit_to(min(message.commit_index, match_index))
         self._reply_append(match_index=match_index)
 
-    def _reply_append(self, match_index: LogIndex) -> None:
-        self._replies.append(
-            AppendEntriesReply(
-                sender=self.node_id,
-                to=self.leader,
-                term=self.term,
-                rejected=False,
-                match_index=match_index,
-            )
-        )
-
     def _step_heartbeat(self, message: Heartbeat) -> None:
         # The leader caps it by what we have acknowledged; we cap it again, since a wrong number
-        # from outside must not end this process (trap 6, etcd #16220).
-        self.log.commit_to(min(message.commit_index, self.log.last_index))
+        # from outside must not end this process (trap 6, etcd #16220). While recovering it is not believed
+        # at all: the leader may count on what was lost, and what stands here instead be another's.
+        if not self.is_recovering:
+            self.log.commit_to(min(message.commit_index, self.log.last_index))
         self._messages.append(
             HeartbeatReply(
                 sender=self.node_id,
                 to=message.sender,
                 term=self.term,
                 read_position=message.read_position,
+                recovering=self._recovering_run,
             )
         )
 
@@ -404,6 +409,8 @@ class Raft(Failover):
 
     def append_done(self, done: StorageAppendDone) -> None:
         """An append is durable and published to the LogReader."""
+        if done.ends_recovery:
+            self.become_recovered()
         if done.term < self.term:
             # Asked for in an older term: what it wrote may be replaced in the log writer's
             # queue by something equal and replaced again. The next append of this term
@@ -499,6 +506,7 @@ class Raft(Failover):
             or self._answers
             or self._view_changed
             or self._snapshot is not None
+            or self._may_end_recovery()
             or (self._leadership is not None and self._leadership.wants_pump)
             or self._last_soft_state != (self.role, self.leader, self.term)
             or self._last_hard_state[:2] != (self.term, self.voted_for)
@@ -542,21 +550,27 @@ class Raft(Failover):
         hard_state = HardState(self.term, self.voted_for, self.log.commit_index)
         vote_changed = hard_state[:2] != self._last_hard_state[:2]
         snapshot, self._snapshot = self._snapshot, None
-        if not (entries or vote_changed or self._replies or snapshot):
+        ends_recovery = self._may_end_recovery()
+        if not (entries or vote_changed or self._replies or snapshot or ends_recovery):
             # A commit index alone is not worth a write: it rides along with the next.
             return None
         replies, self._replies = self._replies, []
-        writes = bool(entries) or vote_changed or snapshot is not None
+        writes = bool(entries) or vote_changed or snapshot is not None or ends_recovery
         if writes:
             self._last_hard_state = hard_state
+        if ends_recovery:
+            self._is_recovery_ending = True
         last = self.log.last_unstable
         return StorageAppend(
             entries=entries,
             hard_state=hard_state if writes else None,
             must_sync=writes,
             replies=replies,
-            done=StorageAppendDone(self.term, last.index if last else 0, last.term if last else 0),
+            done=StorageAppendDone(
+                self.term, last.index if last else 0, last.term if last else 0, ends_recovery
+            ),
             snapshot=snapshot,
+            ends_recovery=ends_recovery,
         )
 
     def _take_apply(self) -> StorageApply | None:

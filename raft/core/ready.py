@@ -66,6 +66,8 @@ class StorageAppendDone(NamedTuple):
     none. Appends without entries report it too: after a change of term that is what makes entries of
     the old one stable."""
     last_term: Term
+    ends_recovery: bool = False
+    """See StorageAppend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,9 @@ class StorageAppend:
     """A snapshot that stands for the log up to its index, before `entries` count. What the log holds after
     it is kept if the log has the entry it ends with, and else dropped whole (trap 45). It is written only
     after the state that it names is durable, for it drops the log from which another could be made."""
+    ends_recovery: bool = False
+    """Of a member that lost durable data: it has again all that it ever promised. Once this and all before it
+    is written, forget durably that it was recovering."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,8 @@ class Reconfiguration(Machine):
             raise TransferFailed(f"leadership is being handed over to {transfer.target:x} already")
         if target == self.node_id or target not in self._membership.voters:
             raise TransferFailed(f"{target:x} is no other voter" if target else "there is no other voter")
+        if leadership.is_recovering(target):
+            raise TransferFailed(f"{target:x} lost durable data and is recovering: it may not lead")
         if transfer is None:
             leadership.begin_transfer(target)
         return target
@@ -177,7 +179,7 @@ class Reconfiguration(Machine):
 
     def _step_timeout_now(self, message: TimeoutNow) -> None:
         """The leader hands over. No pre-vote, for who hears it would refuse; `forced` overrides that."""
-        if self._is_log_stalled:
+        if self._is_log_stalled or self.is_recovering:
             return
         if message.sender == self.leader and self._membership.is_voter(self.node_id):
             self.become_candidate()

@@ -82,7 +82,7 @@ class HandshakeReply(_message.Message):
     def __init__(self, refusal: _Optional[_Union[Refusal, str]] = ..., text: _Optional[str] = ..., incarnation: _Optional[int] = ..., run_id: _Optional[int] = ...) -> None: ...
 
 class PeerMessage(_message.Message):
-    __slots__ = ("sender", "to", "term", "request_vote", "request_vote_reply", "pre_vote", "pre_vote_reply", "append_entries", "append_entries_reply", "heartbeat", "heartbeat_reply", "state_request", "timeout_now", "read_index", "read_index_reply", "propose", "propose_reply", "change_request", "change_reply")
+    __slots__ = ("sender", "to", "term", "request_vote", "request_vote_reply", "pre_vote", "pre_vote_reply", "append_entries", "append_entries_reply", "heartbeat", "heartbeat_reply", "state_request", "timeout_now", "read_index", "read_index_reply", "propose", "propose_reply", "change_request", "change_reply", "recovery_goal")
     SENDER_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,7 @@ class PeerMessage(_message.Message):
     PROPOSE_REPLY_FIELD_NUMBER: _ClassVar[int]
     CHANGE_REQUEST_FIELD_NUMBER: _ClassVar[int]
     CHANGE_REPLY_FIELD_NUMBER: _ClassVar[int]
+    RECOVERY_GOAL_FIELD_NUMBER: _ClassVar[int]
     sender: int
     to: int
     term: int
@@ -121,7 +122,8 @@ class PeerMessage(_message.Message):
     propose_reply: ProposeReply
     change_request: ChangeRequest
     change_reply: ChangeReply
-    def __init__(self, sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., request_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., append_entries: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_entries_reply: _Optional[_Union[AppendEntriesReply, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., state_request: _Optional[_Union[StateRequest, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., propose_reply: _Optional[_Union[ProposeReply, _Mapping]] = ..., change_request: _Optional[_Union[ChangeRequest, _Mapping]] = ..., change_reply: _Optional[_Union[ChangeReply, _Mapping]] = ...) -> None: ...
+    recovery_goal: RecoveryGoal
+    def __init__(self, sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., request_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., append_entries: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_entries_reply: _Optional[_Union[AppendEntriesReply, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., state_request: _Optional[_Union[StateRequest, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., propose_reply: _Optional[_Union[ProposeReply, _Mapping]] = ..., change_request: _Optional[_Union[ChangeRequest, _Mapping]] = ..., change_reply: _Optional[_Union[ChangeReply, _Mapping]] = ..., recovery_goal: _Optional[_Union[RecoveryGoal, _Mapping]] = ...) -> None: ...
 
 class RequestVote(_message.Message):
     __slots__ = ("last_index", "last_term", "forced")
@@ -160,18 +162,20 @@ class AppendEntries(_message.Message):
     def __init__(self, prev_index: _Optional[int] = ..., prev_term: _Optional[int] = ..., commit_index: _Optional[int] = ..., entries: _Optional[bytes] = ...) -> None: ...
 
 class AppendEntriesReply(_message.Message):
-    __slots__ = ("rejected", "match_index", "reject_index", "hint_index", "hint_term")
+    __slots__ = ("rejected", "match_index", "reject_index", "hint_index", "hint_term", "recovering")
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
     REJECT_INDEX_FIELD_NUMBER: _ClassVar[int]
     HINT_INDEX_FIELD_NUMBER: _ClassVar[int]
     HINT_TERM_FIELD_NUMBER: _ClassVar[int]
+    RECOVERING_FIELD_NUMBER: _ClassVar[int]
     rejected: bool
     match_index: int
     reject_index: int
     hint_index: int
     hint_term: int
-    def __init__(self, rejected: _Optional[bool] = ..., match_index: _Optional[int] = ..., reject_index: _Optional[int] = ..., hint_index: _Optional[int] = ..., hint_term: _Optional[int] = ...) -> None: ...
+    recovering: int
+    def __init__(self, rejected: _Optional[bool] = ..., match_index: _Optional[int] = ..., reject_index: _Optional[int] = ..., hint_index: _Optional[int] = ..., hint_term: _Optional[int] = ..., recovering: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("commit_index", "read_position")
@@ -182,10 +186,20 @@ class Heartbeat(_message.Message):
     def __init__(self, commit_index: _Optional[int] = ..., read_position: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("read_position",)
+    __slots__ = ("read_position", "recovering")
     READ_POSITION_FIELD_NUMBER: _ClassVar[int]
+    RECOVERING_FIELD_NUMBER: _ClassVar[int]
     read_position: int
-    def __init__(self, read_position: _Optional[int] = ...) -> None: ...
+    recovering: int
+    def __init__(self, read_position: _Optional[int] = ..., recovering: _Optional[int] = ...) -> None: ...
+
+class RecoveryGoal(_message.Message):
+    __slots__ = ("run_id", "index")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    run_id: int
+    index: int
+    def __init__(self, run_id: _Optional[int] = ..., index: _Optional[int] = ...) -> None: ...
 
 class StateRequest(_message.Message):
     __slots__ = ("index",)

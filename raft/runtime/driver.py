@@ -408,6 +408,8 @@ class Driver:
             self._core.snapshot_installed(append.snapshot)
             self.group.skipped(append.snapshot.index)
         self._core.append_done(append.done)
+        if append.ends_recovery:
+            logger.info("all that was lost is here again: this member has its vote back")
         outgoing.extend(append.replies)
         if append.snapshot is not None and self.snapshots is not None:
             self.snapshots.marked()

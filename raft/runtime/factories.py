@@ -37,6 +37,7 @@ class MakeCore(Protocol):
         membership: Membership,
         applied_index: LogIndex,
         random: random.Random,
+        is_recovering: bool,
     ) -> Raft: ...
 
 

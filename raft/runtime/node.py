@@ -34,7 +34,8 @@ from raft.core.errors import (
 )
 from raft.core.raft import Raft
 from raft.core.ready import Role
-from raft.core.types import NO_NODE, LogIndex, NodeId, Term
+from raft.core.types import NO_NODE, LogIndex, Membership, NodeId, Term
+from raft.runtime import lost_data
 from raft.runtime.config import NodeConfig
 from raft.runtime.driver import Driver
 from raft.runtime.factories import NodeFactories
@@ -76,6 +77,8 @@ class NodeStatus:
     last_index: LogIndex
     connected: frozenset[NodeId]
     """Members to which there is a stream."""
+    is_recovering: bool = False
+    """It lost durable data, and has no vote until it has got it back."""
 
 
 @dataclass(slots=True)
@@ -257,6 +260,7 @@ class Node(MemberOperations):
             first_index=status.first_index,
             last_index=status.last_index,
             connected=transport.connected(),
+            is_recovering=status.is_recovering,
         )
 
     @property
@@ -420,16 +424,20 @@ class Node(MemberOperations):
             applied_index,
             self._loop.time() - begin_s,
         )
-        if applied_index > log.last_index:
+        is_recovering = lost_data.admit(log, self._membership_of(log), self.node_id, directory.log_path)
+        is_state_ahead = lost_data.is_state_ahead(log, applied_index)
+        if applied_index > log.last_index and not is_state_ahead:
             raise StorageError(
                 f"the state machine has applied entry {applied_index}, but the log in "
                 f"{directory.log_path} holds {log.first_index} to {log.last_index}. What to do: if the "
                 "two were not mixed up, remove this member from the cluster and add it again"
             )
-        self._is_state_lost = getattr(parts.machine, "is_lost", False) or applied_index < log.first_index - 1
+        is_state_short = applied_index < log.first_index - 1
+        self._is_state_lost = getattr(parts.machine, "is_lost", False) or is_state_short or is_state_ahead
         if self._is_state_lost:
             applied_index = 0
-            if not can_snapshot(parts.machine) or not self._has_others(log):
+            others = self._membership_of(log).members - {self.node_id}
+            if not can_snapshot(parts.machine) or not others:
                 raise StorageError(
                     f"the state is lost, and the log in {directory.log_path}, which begins at entry "
                     f"{log.first_index}, cannot tell all of it. What to do: nobody else can, in a cluster of "
@@ -443,16 +451,16 @@ class Node(MemberOperations):
                 membership=initial_membership(directory.members),
                 applied_index=applied_index,
                 random=random.Random(parts.factories.random_bits(64)),
+                is_recovering=is_recovering,
             )
         except InvariantViolation as error:
             raise StorageError(f"the log in {directory.log_path} contradicts itself: {error}") from error
         self._committed_at_start = parts.core.commit_index
         self._members = Members(self.config.node_id, directory.members, parts.core.membership)
 
-    def _has_others(self, log: LogStore) -> bool:
+    def _membership_of(self, log: LogStore) -> Membership:
         known = log.memberships()
-        membership = known[-1][1] if known else initial_membership(self._parts.directory.members)
-        return bool(membership.members - {self.config.node_id})
+        return known[-1][1] if known else initial_membership(self._parts.directory.members)
 
     def _grpc_transport(self) -> GrpcTransport:
         config, identity = self.config, self._parts.directory.identity

@@ -53,7 +53,8 @@ class FormatTooNew(StorageError):
 
 
 class LostDurableData(StorageError):
-    """The log ends before a position that was durable once. Starting would be voting twice."""
+    """The log ends before a position that was durable once, and too little is left to recover with
+    (lost_data.py). Starting would be voting twice."""
 
     def __init__(self, paths: tuple[str, ...], reason: str) -> None:
         super().__init__(
@@ -103,3 +104,8 @@ class IncarnationMismatch(RaftError):
 
 class TooManyPeers(RaftError):
     """More members than the limit have introduced themselves."""
+
+
+def os_reason(error: OSError, path: str) -> str:
+    """Return what the system said, and of which file; `path` if it does not say."""
+    return f"{error.strerror or error} ({error.filename or path})"

@@ -6,8 +6,13 @@ term and vote with it: exactly whenever term or vote change, for a forgotten vot
 late, by a timer, for entries. What is lost between two ticks of the timer is taken for torn: it
 needs the damage, and the loss of a second copy, to lose an entry.
 
+A log that ends below the mark has lost durable data. Its member is *recovering* from then on, until it has
+again all that it ever promised. That stands here too, in the slot itself: one write makes a mark and the fact
+durable together, and whoever removes the file removes no fact, but the node's ability to start.
+
 Two slots, in pages of their own, written in turn and each guarded by a crc: while one is written, the
-other stands. The slot with the higher sequence number counts.
+other stands. The slot with the higher sequence number counts. A slot of a member that is recovering is longer
+and has version 2, so that an older program, which knows no such state, does not start.
 """
 
 from __future__ import annotations
@@ -25,7 +30,10 @@ HIGH_WATER_NAME = "high-water"
 SLOT_BYTES = 4096
 _MAGIC = b"QLhw"
 _FORMAT_VERSION = 1
+_FORMAT_VERSION_RECOVERING = 2
 _SLOT = struct.Struct("<4sIQQQQ")
+_LOST_BATCH = struct.Struct("<Q")
+"""After the crc of a slot of version 2, with a crc of its own."""
 _CRC = struct.Struct("<I")
 
 
@@ -35,6 +43,12 @@ class Mark(NamedTuple):
     batch: int = 0
     term: Term = 0
     voted_for: NodeId = 0
+    lost_batch: int = 0
+    """Not 0: the log lost durable data, this member is recovering. The last batch that was durable once."""
+
+    @property
+    def is_recovering(self) -> bool:
+        return self.lost_batch > 0
 
 
 class HighWater:
@@ -99,6 +113,19 @@ class HighWater:
 def open_high_water(disk: Disk, directory: str) -> HighWater:
     """Open the high-water file of the log in `directory`; make it if the log is new.
 
+    Raises what `find_high_water` raises.
+    """
+    found = find_high_water(disk, directory)
+    if found is not None:
+        return found
+    # Also if the directory was there: the process before us may have ended just before this.
+    disk.sync_directory(directory.rpartition("/")[0] or "/")
+    return HighWater.create(disk, directory)
+
+
+def find_high_water(disk: Disk, directory: str) -> HighWater | None:
+    """Open the high-water file; None if the log is new. Modifies nothing.
+
     Raises LostDurableData if segments are there without it, and what HighWater.open raises.
     """
     try:
@@ -110,15 +137,18 @@ def open_high_water(disk: Disk, directory: str) -> HighWater:
     if list_segments(disk, directory):
         path = f"{directory}/{HIGH_WATER_NAME}"
         raise LostDurableData((path,), "the file is gone, and segments of the log are there")
-    # Also if the directory was there: the process before us may have ended just before this.
-    disk.sync_directory(directory.rpartition("/")[0] or "/")
-    return HighWater.create(disk, directory)
+    return None
 
 
 def encode_slot(sequence: int, mark: Mark) -> bytes:
     """Return the bytes of a slot, zeros to the end of its page."""
-    body = _SLOT.pack(_MAGIC, _FORMAT_VERSION, sequence, *mark)
-    return (body + _CRC.pack(crc32(body))).ljust(SLOT_BYTES, b"\0")
+    version = _FORMAT_VERSION_RECOVERING if mark.is_recovering else _FORMAT_VERSION
+    body = _SLOT.pack(_MAGIC, version, sequence, mark.batch, mark.term, mark.voted_for)
+    body += _CRC.pack(crc32(body))
+    if mark.is_recovering:
+        body += _LOST_BATCH.pack(mark.lost_batch)
+        body += _CRC.pack(crc32(body))
+    return body.ljust(SLOT_BYTES, b"\0")
 
 
 def _decode_slot(page: bytes, path: str) -> tuple[int, Mark] | None:
@@ -128,6 +158,11 @@ def _decode_slot(page: bytes, path: str) -> tuple[int, Mark] | None:
     magic, version, sequence, batch, term, voted_for = _SLOT.unpack_from(page)
     if magic != _MAGIC:
         return None
-    if version > _FORMAT_VERSION:
-        raise FormatTooNew(path, version, _FORMAT_VERSION)
-    return sequence, Mark(batch, term, voted_for)
+    if version > _FORMAT_VERSION_RECOVERING:
+        raise FormatTooNew(path, version, _FORMAT_VERSION_RECOVERING)
+    if version < _FORMAT_VERSION_RECOVERING:
+        return sequence, Mark(batch, term, voted_for)
+    last = end + _LOST_BATCH.size
+    if len(page) < last + _CRC.size or _CRC.unpack_from(page, last)[0] != crc32(page[:last]):
+        return None
+    return sequence, Mark(batch, term, voted_for, *_LOST_BATCH.unpack_from(page, end))

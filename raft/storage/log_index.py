@@ -122,6 +122,18 @@ class PositionIndex:
     def __getitem__(self, index: LogIndex) -> int:
         return self._positions[index - self.first_index]
 
+    def entries_at(
+        self, position: int, entries: Sequence[Entry], low: LogIndex, high: LogIndex
+    ) -> Sequence[Entry]:
+        """Return of `entries`, those of the record at `position`, the ones in [low, high) that still count:
+        a later record may have replaced the last of them."""
+        first = low - entries[0].index
+        last = first
+        end = high - entries[0].index
+        while last < end and last < len(entries) and self[entries[last].index] == position:
+            last += 1
+        return entries[first:last]
+
     def put(self, first_index: LogIndex, entry_count: int, position: int) -> None:
         """Place entries of one record in place of all from `first_index` on."""
         keep = first_index - self.first_index

@@ -59,9 +59,10 @@ from raft.storage.batch import Part, Place, encode_batch, hard_state_part, pack_
 from raft.storage.compaction import Dropped, SegmentSpan, SegmentTable, compactable_index, is_snapshot_held
 from raft.storage.disk import Disk, File
 from raft.storage.entry_cache import EntryCache
-from raft.storage.errors import CorruptLog
-from raft.storage.high_water import HighWater, Mark, open_high_water
+from raft.storage.errors import CorruptLog, os_reason
+from raft.storage.high_water import HighWater, Mark
 from raft.storage.log_index import PositionIndex, TermRuns, term_runs, unpack_position
+from raft.storage.opening import open_repaired
 from raft.storage.options import LogOptions
 from raft.storage.record import (
     FORMAT_VERSION,
@@ -78,7 +79,7 @@ from raft.storage.record import (
     encode_truncated_prefix,
     identity_seed,
 )
-from raft.storage.recovery import LogScan, RecoveryReport, check_complete, close_files, repair_log, scan_log
+from raft.storage.recovery import LogScan, RecoveryReport
 from raft.storage.segment import SegmentMaker, remove_segments, segment_path
 
 __all__ = ["BATCH_BYTES_MAX", "LogOptions", "LogStore"]
@@ -155,7 +156,8 @@ class LogStore:
     def open(
         cls, disk: Disk, directory: str, identity: Identity, options: LogOptions | None = None
     ) -> LogStore:
-        """Read the log in `directory`, judge it, repair a torn end; make it if there is none. Blocking.
+        """Read the log in `directory`, judge it, repair a torn end; make it if there is none. Blocking. One
+        that lost its end is opened as that of a member that `is_recovering`: see lost_data.py.
 
         Raises StorageError: CorruptLog, MissingSegment, WrongSegment, FormatTooNew, LostDurableData,
         CorruptIdentity (the high-water file), each naming the file; then nothing was modified.
@@ -165,37 +167,36 @@ class LogStore:
             return cls._open(disk, directory, identity, options)
         except OSError as error:
             raise StorageError(
-                f"the log in {directory} cannot be opened: {_reason(error, directory)}. "
+                f"the log in {directory} cannot be opened: {os_reason(error, directory)}. "
                 f"What to do: see that the disk is well and its files readable and writable, then start again"
             ) from error
 
     @classmethod
     def _open(cls, disk: Disk, directory: str, identity: Identity, options: LogOptions) -> LogStore:
         disk.make_directory(directory)
-        high_water = open_high_water(disk, directory)
+        opened = open_repaired(disk, directory, identity)
         try:
-            scan = scan_log(disk, directory, identity)
-        except BaseException:
-            high_water.close()
-            raise
-        try:
-            check_complete(scan, high_water.mark, directory, high_water.path)
-            report = repair_log(disk, directory, scan)
-            state = scan.hard_state
-            # Also when nothing changed: after a failed sync the file may be right in the page cache only.
-            high_water.write(Mark(scan.batch, state.term, state.voted_for))
-            if not scan.files:
+            if not opened.scan.files:
                 maker = SegmentMaker(disk, directory, 1, options.segment_bytes)
-                scan.files[1] = maker.finish(_FIRST_PIECE_BYTES)
-            return cls(disk, directory, identity, options, scan, high_water, report)
+                opened.scan.files[1] = maker.finish(_FIRST_PIECE_BYTES)
+            log = cls(disk, directory, identity, options, opened.scan, opened.high_water, opened.report)
+            if opened.hard_state != opened.scan.hard_state:
+                log._hard_state = opened.hard_state._replace(commit_index=log._hard_state.commit_index)
+                log._write_batch([hard_state_part(log._hard_state)])
+                log._mark_high_water()
+            return log
         except BaseException:
-            high_water.close()
-            close_files(scan)
+            opened.close()
             raise
 
     @property
     def hard_state(self) -> HardState:
         return self._hard_state
+
+    @property
+    def lost_batch(self) -> int:
+        """0, or if durable data was lost and this member is recovering, the last batch that was durable."""
+        return self._high_water.mark.lost_batch
 
     @property
     def last_batch(self) -> int:
@@ -213,12 +214,17 @@ class LogStore:
         self._check_usable()
         try:
             start = 0
+            ends_recovery = False
             for position, append in enumerate(appends):
+                ends_recovery = ends_recovery or append.ends_recovery
                 if append.snapshot is not None:
                     self._write(appends[start:position])
                     self._write_mark(append.snapshot, append.hard_state)
                     start = position
             self._write(appends[start:])
+            if ends_recovery:
+                # Behind what it stands on, and before any reply that counts.
+                self._high_water.write(self._high_water.mark._replace(lost_batch=0))
         except OSError as error:
             raise self._latch(error, "written") from error
         except (ValueError, InvariantViolation) as error:
@@ -425,7 +431,7 @@ class LogStore:
 
     def _mark_high_water(self) -> None:
         state = self._synced_state
-        self._high_water.write(Mark(self._batch, state.term, state.voted_for))
+        self._high_water.write(Mark(self._batch, state.term, state.voted_for, self.lost_batch))
 
     def _make_room(self, size: int) -> None:
         """Begin the next segment if a batch of `size` bytes has no room in this one, or if this one was begun
@@ -467,7 +473,7 @@ class LogStore:
     def _latch(self, error: OSError, what: str) -> StorageError:
         path = segment_path(self._directory, self._generation)
         self._failure = StorageError(
-            f"the log could not be {what}: {_reason(error, path)}. "
+            f"the log could not be {what}: {os_reason(error, path)}. "
             f"What the disk now holds is unknown, so this node must stop; writes that were not answered may "
             f"or may not have been applied. What to do: see to the disk, then start the node again"
         )
@@ -568,7 +574,9 @@ class LogStore:
             index += len(batch)
         return found
 
-    def _read_record(self, low: LogIndex, high: LogIndex, readers: dict[int, RecordReader]) -> list[Entry]:
+    def _read_record(
+        self, low: LogIndex, high: LogIndex, readers: dict[int, RecordReader]
+    ) -> Sequence[Entry]:
         """Return the entries [low, high) as far as they are in the same record as `low`."""
         position = self._positions[low]
         generation, offset = unpack_position(position)
@@ -584,17 +592,7 @@ class LogStore:
         if record is None or record.type != RecordType.ENTRIES or record.generation != generation:
             self._failure = CorruptLog(path, offset, "the record that was written here is not here any more")
             raise self._failure
-        entries = decode_entries(bytes(record.payload))
-        first = low - entries[0].index
-        last = first
-        end = high - entries[0].index
-        while last < end and last < len(entries) and self._positions[entries[last].index] == position:
-            last += 1
-        found = entries[first:last]
+        found = self._positions.entries_at(position, decode_entries(bytes(record.payload)), low, high)
         if not found or found[0].index != low or found[0].term != self._terms.term(low):
             raise InvariantViolation(f"entry {low} is not where the index says")
         return found
-
-
-def _reason(error: OSError, path: str) -> str:
-    return f"{error.strerror or error} ({error.filename or path})"

@@ -9,8 +9,8 @@ Every record names its batch, and batch n+1 is written only after batch n was sy
       batch that was being written                      by a power cut           zero it, sync
     bad bytes; behind them a good record of a later   synced bytes changed     CorruptLog; nothing touched
       batch of the same generation
-    all well, but the end lies below the high-water   the end was lost         LostDurableData; nothing
-      mark                                                                       touched
+    all well, or torn, but the end lies below the     the end was lost         it is cut as above; the member
+      high-water mark                                                            is recovering (lost_data.py)
 
 A power cut may persist the second page of the last batch and not the first: good records of the *same*
 batch behind bad bytes are torn, and must not stop a cluster. A batch counts wholly or not at all, also
@@ -46,8 +46,7 @@ from typing import NamedTuple, TypeAlias
 from raft.core.entry_codec import BlockScan, scan_entries
 from raft.core.types import HardState, LogIndex, Term
 from raft.storage.disk import Disk, File
-from raft.storage.errors import CorruptLog, FormatTooNew, LostDurableData, MissingSegment, WrongSegment
-from raft.storage.high_water import Mark
+from raft.storage.errors import CorruptLog, FormatTooNew, MissingSegment, WrongSegment
 from raft.storage.log_index import PositionIndex, TermRuns, pack_position
 from raft.storage.membership_runs import MembershipRuns
 from raft.storage.record import (
@@ -107,6 +106,8 @@ class RecoveryReport:
     torn_bytes: int
     torn_copies: tuple[str, ...]
     """Where the torn bytes were kept."""
+    loss: str = ""
+    """What this start found lost of what was durable once."""
 
 
 @dataclass(slots=True)
@@ -411,27 +412,9 @@ class _Scanner:
                 scan.torn.append(Torn(generation, start, end))
 
 
-def check_complete(scan: LogScan, mark: Mark, directory: str, high_water_path: str) -> None:
-    """Raise LostDurableData if the log ends below what the high-water file knows was durable, and
-    MissingSegment if it does not begin where it should."""
-    state = scan.hard_state
-    paths = (segment_path(directory, scan.end_generation), high_water_path)
-    if scan.batch < mark.batch:
-        raise LostDurableData(paths, f"the log ends with batch {scan.batch}, batch {mark.batch} was durable")
-    if state.term < mark.term:
-        raise LostDurableData(paths, f"the log knows term {state.term}, term {mark.term} was durable")
-    if state.term == mark.term and mark.voted_for and state.voted_for != mark.voted_for:
-        raise LostDurableData(
-            paths,
-            f"in term {mark.term} the log has the vote {state.voted_for:x}, {mark.voted_for:x} was durable",
-        )
-    # Last: if it is the proof that was lost, then no file is missing that could be put back.
-    if scan.missing is not None:
-        raise scan.missing
-
-
-def repair_log(disk: Disk, directory: str, scan: LogScan) -> RecoveryReport:
-    """Cut what is torn, keep a copy of it, and make durable what was read. Raises OSError."""
+def repair_log(disk: Disk, directory: str, scan: LogScan, loss: str = "") -> RecoveryReport:
+    """Cut what is torn, keep a copy of it, and make durable what was read. `loss` is for the report. Raises
+    OSError."""
     remove_leftovers(disk, directory)
     copies = []
     for torn in scan.torn:
@@ -459,6 +442,7 @@ def repair_log(disk: Disk, directory: str, scan: LogScan) -> RecoveryReport:
         batches=scan.batch,
         torn_bytes=sum(torn.end - torn.start for torn in scan.torn),
         torn_copies=tuple(copies),
+        loss=loss,
     )
 
 

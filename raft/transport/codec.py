@@ -190,6 +190,7 @@ def _append_entries_reply(message: m.AppendEntriesReply, _: BlockCache) -> pb.Ap
         reject_index=message.reject_index,
         hint_index=message.hint_index,
         hint_term=message.hint_term,
+        recovering=message.recovering,
     )
 
 
@@ -239,8 +240,9 @@ _ENCODERS: Final[dict[type, tuple[str, _Encoder]]] = {
     ),
     m.HeartbeatReply: (
         "heartbeat_reply",
-        lambda x, _: pb.HeartbeatReply(read_position=x.read_position),
+        lambda x, _: pb.HeartbeatReply(read_position=x.read_position, recovering=x.recovering),
     ),
+    m.RecoveryGoal: ("recovery_goal", lambda x, _: pb.RecoveryGoal(run_id=x.run_id, index=x.index)),
     m.StateRequest: ("state_request", lambda x, _: pb.StateRequest(index=x.index)),
     m.TimeoutNow: ("timeout_now", lambda x, _: pb.TimeoutNow()),
     m.ReadIndex: (
@@ -375,6 +377,7 @@ def _decode_append_entries_reply(e: pb.PeerMessage, body: pb.AppendEntriesReply)
         reject_index=body.reject_index,
         hint_index=body.hint_index,
         hint_term=body.hint_term,
+        recovering=body.recovering,
     )
 
 
@@ -441,7 +444,8 @@ _DECODERS: Final[dict[str, _Decoder]] = {
     "append_entries": _decode_append_entries,
     "append_entries_reply": _decode_append_entries_reply,
     "heartbeat": lambda e, x: m.Heartbeat(e.sender, e.to, e.term, x.commit_index, x.read_position),
-    "heartbeat_reply": lambda e, x: m.HeartbeatReply(e.sender, e.to, e.term, x.read_position),
+    "heartbeat_reply": lambda e, x: m.HeartbeatReply(e.sender, e.to, e.term, x.read_position, x.recovering),
+    "recovery_goal": lambda e, x: m.RecoveryGoal(e.sender, e.to, e.term, x.run_id, x.index),
     "state_request": lambda e, x: m.StateRequest(e.sender, e.to, e.term, x.index),
     "timeout_now": lambda e, x: m.TimeoutNow(e.sender, e.to, e.term),
     "read_index": lambda e, x: m.ReadIndex(e.sender, e.to, e.term, x.position, x.run_id),

@@ -225,6 +225,7 @@ def test_the_mark_is_on_the_high_water_file_before_a_file_goes(disk):
     assert HighWater.open(disk, DIRECTORY).mark.batch == log.last_batch
     name = f"{DIRECTORY}/{log._generation:016x}.segment"
     disk.corrupt(name, log._offset - 30, 1)
+    # Its files are gone, so that there is nothing to go on with either.
     with pytest.raises(LostDurableData):
         open_log(disk)
 
