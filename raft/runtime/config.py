@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 
 from raft.core.config import Config
 from raft.core.entry_codec import ENTRY_DATA_BYTES_MAX
@@ -16,6 +17,9 @@ from raft.transport.address import address_of
 from raft.transport.options import TransportOptions
 
 MIB = 1024 * 1024
+
+LOG_STALL_TICKS_MIN = 4
+"""Twice what a driver gives at once after a pause: a write that has returned meanwhile is seen in between."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,10 @@ class NodeConfig:
     high_water_interval_s: float = 0.1
     """How often the end of the log is noted apart from it, so that a loss of its tail is found."""
 
+    log_stall_exit_s: float = 20.0
+    """The node ends when a write of the log has not returned for so long; not before three election timeouts,
+    in which others may take over. Counted in ticks: see raft.runtime.log_watch."""
+
     log_bytes_max: int = 512 * MIB
     """How much of the log is kept for members that are behind; a member further back gets a snapshot. By
     whole segments, so that it is exceeded by one. Twice as much may be kept while a snapshot is sent."""
@@ -126,6 +134,7 @@ class NodeConfig:
             "tick_interval_s",
             "turn_budget_s",
             "high_water_interval_s",
+            "log_stall_exit_s",
             "snapshot_stall_s",
             "snapshot_keep_s",
             "snapshot_retry_s",
@@ -165,6 +174,15 @@ class NodeConfig:
     def own_peer_urls(self) -> tuple[str, ...]:
         own = self.members.get(self.node_id)
         return self.peer_urls or (own.peer_urls if own is not None else ())
+
+    @property
+    def log_stall_ticks(self) -> int:
+        """How long one write of the log may take. An election timeout, and more than is given at once."""
+        return max(self.election_timeout_ticks, LOG_STALL_TICKS_MIN)
+
+    @property
+    def log_stall_exit_ticks(self) -> int:
+        return max(ceil(self.log_stall_exit_s / self.tick_interval_s), 3 * self.log_stall_ticks)
 
     def log_options(self) -> LogOptions:
         """The log's settings. Raises ConfigError."""

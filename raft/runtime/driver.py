@@ -44,6 +44,7 @@ from raft.runtime.deadlines import Deadlines
 from raft.runtime.factories import RandomBits
 from raft.runtime.group import Group
 from raft.runtime.installer import InstallNotes
+from raft.runtime.log_watch import LogWatch
 from raft.runtime.log_writer import LogWriter, WritableLog
 from raft.runtime.members import Members
 from raft.runtime.proposals import Proposals
@@ -120,6 +121,15 @@ class Driver:
         )
         self.reads = Reads(count_max=config.reads_waiting_max, deadlines=self._read_deadlines, stats=stats)
         self.writer = LogWriter(log, log_worker, stats, self._on_written, self._on_compacted, self._fail)
+        self.log_watch = LogWatch(
+            path=config.data_dir,
+            tick_s=config.tick_interval_s,
+            stall_ticks=config.log_stall_ticks,
+            exit_ticks=config.log_stall_exit_ticks,
+            stats=stats,
+            told=core.log_stalled,
+            failed=self._fail,
+        )
         self.applier = self._make_applier(machine, flush_worker)
         self.group = Group(
             config=config,
@@ -436,6 +446,8 @@ class Driver:
         if not self._messages or self._are_ticks_overdue:
             for _ in range(self._ticks_due):
                 self._core.tick()
+            if self._ticks_due:
+                self.log_watch.tick(self._ticks_due, self.writer.job)
             self._ticks_due = 0
             self._are_ticks_overdue = False
 

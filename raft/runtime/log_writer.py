@@ -17,7 +17,7 @@ from raft.core.errors import StorageError
 from raft.core.ready import StorageAppend
 from raft.core.types import LogIndex
 from raft.runtime.stats import NodeStats
-from raft.runtime.worker import Worker
+from raft.runtime.worker import Done, Job, Worker
 
 
 class WritableLog(Protocol):
@@ -62,6 +62,13 @@ class LogWriter:
         self._busy = False
         self._broken = False
         self._unnoted = False
+        self._jobs_begun = 0
+        self._jobs_done = 0
+
+    @property
+    def job(self) -> int:
+        """Number of the job that is under way, 0 if none is: for whoever watches how long one takes."""
+        return self._jobs_done + 1 if self._jobs_done < self._jobs_begun else 0
 
     @property
     def is_busy(self) -> bool:
@@ -106,7 +113,7 @@ class LogWriter:
                 log.compact(index)
             return bool(index)
 
-        self._worker.submit(compact, self._did_compact)
+        self._submit(compact, self._did_compact)
 
     def _did_compact(self, is_compacted: Any, error: BaseException | None) -> None:
         self._compacting = False
@@ -120,7 +127,7 @@ class LogWriter:
     def discard_dropped(self) -> None:
         """Have the space of dropped segments given back, a file at a time, so that writes come in between."""
         if not self._broken:
-            self._worker.submit(self._log.discard_dropped, self._discarded)
+            self._submit(self._log.discard_dropped, self._discarded)
 
     def _discarded(self, left: Any, error: BaseException | None) -> None:
         if error is not None:
@@ -132,14 +139,22 @@ class LogWriter:
         """Have the end of the log noted, if anything was written since the last time."""
         if self._unnoted and not self._broken:
             self._unnoted = False
-            self._worker.submit(self._log.note_high_water, self._noted)
+            self._submit(self._log.note_high_water, self._noted)
+
+    def _submit(self, job: Job, done: Done) -> None:
+        def did(result: Any, error: BaseException | None) -> None:
+            self._jobs_done += 1
+            done(result, error)
+
+        self._jobs_begun += 1
+        self._worker.submit(job, did)
 
     def _write_next(self) -> None:
         if self._broken:
             return
         batch, self._waiting = self._waiting, []
         self._busy = True
-        self._worker.submit(partial(self._log.write, batch), partial(self._wrote, batch))
+        self._submit(partial(self._log.write, batch), partial(self._wrote, batch))
 
     def _wrote(self, batch: Sequence[StorageAppend], _: Any, error: BaseException | None) -> None:
         if error is not None:

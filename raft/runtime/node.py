@@ -12,6 +12,7 @@ answers its peers must know what it has promised. At the end the reverse.
 A fatal error (the log cannot be written, an invariant is broken, the state machine raised) ends the
 node: nothing more is sent or applied, whoever waits is told what is true, and `wait_stopped` raises it.
 The process should then end with it. It can be started again at any time; what was acknowledged is on disk.
+After LogStalled it must end, for the node then leaves its threads, files and lock as they are.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from raft.runtime.config import NodeConfig
 from raft.runtime.driver import Driver
 from raft.runtime.factories import NodeFactories
 from raft.runtime.group import REMOVED_TEXT
+from raft.runtime.log_watch import LogStalled
 from raft.runtime.member_operations import MemberOperations, checked_timeout
 from raft.runtime.members import Members, initial_membership
 from raft.runtime.snapshots import can_snapshot
@@ -77,6 +79,8 @@ class NodeStatus:
     last_index: LogIndex
     connected: frozenset[NodeId]
     """Members to which there is a stream."""
+    is_log_stalled: bool = False
+    """A write of the log takes longer than an election timeout: the disk hangs."""
     is_recovering: bool = False
     """It lost durable data, and has no vote until it has got it back."""
 
@@ -260,6 +264,7 @@ class Node(MemberOperations):
             first_index=status.first_index,
             last_index=status.last_index,
             connected=transport.connected(),
+            is_log_stalled=self._driver.log_watch.is_stalled,
             is_recovering=status.is_recovering,
         )
 
@@ -378,6 +383,10 @@ class Node(MemberOperations):
 
         if parts.transport is not None:
             await attempt(parts.transport.stop)
+        if isinstance(self._fatal, LogStalled):
+            # Whatever else there is to close would wait for the disk. The lock stays: the stuck write may yet
+            # land, and nobody may use these files before that, or before this process is gone.
+            return
         driver = self._driver
         if driver is not None and driver.snapshots is not None:
             await attempt(driver.snapshots.end)

@@ -30,6 +30,8 @@ class NodeStats:
     log_appends: int = 0
     log_entries: int = 0
     """log_entries / log_writes is the size of a group commit."""
+    log_stalls: int = 0
+    """Times that a write of the log took longer than an election timeout."""
 
     entries_applied: int = 0
     apply_slices: int = 0
