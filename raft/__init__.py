@@ -45,6 +45,7 @@ from raft.runtime.state_machine import (
 from raft.runtime.stats import NodeStats
 from raft.storage.directory import DataDirectory, InitialMember
 from raft.storage.errors import WrongIdentity
+from raft.storage.inspection import Inspection, Verdict, inspect_directory
 from raft.transport.address import address_of, check_can_listen
 from raft.transport.interface import IdentityRefused, ListenError, Transport, TransportStats
 from raft.transport.join import describe_cluster
@@ -68,6 +69,7 @@ __all__ = [
     "DescribedMember",
     "IdentityRefused",
     "InitialMember",
+    "Inspection",
     "InvariantViolation",
     "ListenError",
     "LogIndex",
@@ -103,10 +105,12 @@ __all__ = [
     "TransportOptions",
     "TransportStats",
     "Unavailable",
+    "Verdict",
     "WrongIdentity",
     "address_of",
     "check_can_listen",
     "describe_cluster",
+    "inspect_directory",
 ]
 
 # A library is silent unless its user asks: without a handler, warnings would go to standard error.

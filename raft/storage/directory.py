@@ -152,6 +152,20 @@ class DataDirectory:
             _release(lock)
             raise
 
+    @classmethod
+    def look_at(cls, path: str, disk: Disk) -> DataDirectory:
+        """Read a directory that was used, without taking it: no lock, and nothing is modified.
+
+        Raises FileNotFoundError if there is no identity, CorruptIdentity, FormatTooNew, OSError.
+        """
+        content = read_json(disk, path, IDENTITY_NAME)
+        identity, members, is_joined = _decode_identity(content, f"{path}/{IDENTITY_NAME}")
+        is_removed = _read_removed(disk, path, identity)
+        incarnations = _read_peers(disk, path)
+        return cls(
+            path, disk, None, identity, members, incarnations, is_joined=is_joined, is_removed=is_removed
+        )
+
     @property
     def log_path(self) -> str:
         return f"{self.path}/log"
@@ -327,10 +341,7 @@ def _identity(
             ) from None
         identity = _make_identity(disk, path, cluster_id, node_id, members, is_joining, make_incarnation)
         return identity, dict(members), is_joining
-    try:
-        identity, known_members, is_joined = _decode_identity(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptIdentity(file, f"a field is missing or wrong ({error})") from None
+    identity, known_members, is_joined = _decode_identity(content, file)
     for what, found, asked in (
         ("cluster", identity.cluster_id, cluster_id),
         ("node", identity.node_id, node_id),
@@ -373,7 +384,17 @@ def _make_identity(
     return identity
 
 
-def _decode_identity(content: dict[str, Any]) -> tuple[Identity, dict[NodeId, InitialMember], bool]:
+def _decode_identity(
+    content: dict[str, Any], file: str
+) -> tuple[Identity, dict[NodeId, InitialMember], bool]:
+    """Raises CorruptIdentity."""
+    try:
+        return _decode_fields(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptIdentity(file, f"a field is missing or wrong ({error})") from None
+
+
+def _decode_fields(content: dict[str, Any]) -> tuple[Identity, dict[NodeId, InitialMember], bool]:
     identity = Identity(
         _id(content["cluster_id"]),
         _id(content["node_id"]),
