@@ -1,7 +1,8 @@
 """What the shell sees and messages do not tell: a leader's process that is gone, a disk that hangs.
 
-    follower of L --leader_unreachable(L)--> follower of nobody --a few ticks--> pre-candidate
-                                                   '--message of L--> follower of L
+    follower of L --leader_unreachable(L)--> in doubt: follower of nobody, asks for pre-votes every few ticks
+    in doubt --message of a leader--> its follower
+             --a vote is given to another, this one campaigns, an election timeout has passed--> as ever
 
     any role --log_stalled(True)--> the same, stalled --log_stalled(False)--> the same
     leader, stalled: hands over; who has not taken over after an election timeout: it steps down
@@ -11,7 +12,7 @@ is that this member doubts it earlier than its election timeout would. It asks t
 those that hear the leader go on refusing. The leader's next message ends the doubt, and so does a vote that
 is given to another: whoever went on doubting would stand against the one that he has just voted for. Nothing
 else is given up: terms and votes are as in every election, so that safety does not depend on what a shell
-believes.
+believes. A doubt lasts an election timeout at most, and no longer than a heartbeat if the leader lives.
 
 A stalled member makes no promise that would need its disk: it does not campaign, and does not encourage
 others by a pre-vote of which the vote could not follow. A leader with such a disk would go on to send, and
@@ -43,9 +44,11 @@ class Failover(Reconfiguration):
         if not self._config.pre_vote:
             return
         self.become_follower(self.term, NO_NODE)
-        # All who followed it notice in the same moment. Who is drawn first should have won before the next.
         self._election_elapsed_ticks = 0
-        self._election_deadline_ticks = self._random.randrange(1, 1 + self._config.doubt_ticks_max)
+        # All who followed it notice in the same moment. Who is drawn first should have won before the next.
+        # If not he asks again: one who has not noticed yet refuses, and one whose log is longer.
+        self._doubt_left_ticks = self._config.election_timeout_ticks
+        self._draw_election_deadline()
 
     def log_stalled(self, is_stalled: bool) -> None:
         """A write of the log has not returned for an election timeout; or it has, after all.

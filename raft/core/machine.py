@@ -130,6 +130,8 @@ class Machine:
         self._election_elapsed_ticks = 0
         self._heartbeat_elapsed_ticks = 0
         self._election_deadline_ticks = 0
+        self._doubt_left_ticks = 0
+        """For how long this node asks often whether its leader lives (failover.py); 0: it does not."""
         self._draw_election_deadline()
         self._is_log_stalled = False
         # Reads, forwarded proposals
@@ -292,6 +294,8 @@ class Machine:
 
     def become_candidate(self) -> None:
         """Paper 5.2: new term, own vote. The vote counts when it is durable: see `append_done`."""
+        # Disks may be slow. Who asks anew before they have answered costs a term each time.
+        self._doubt_left_ticks = 0
         self._become(Role.CANDIDATE)
         self._enter_term(self.term + 1)
         self.voted_for = self.node_id
@@ -309,13 +313,16 @@ class Machine:
 
     def _draw_election_deadline(self) -> None:
         timeout = self._config.election_timeout_ticks
-        self._election_deadline_ticks = self._random.randrange(timeout, 2 * timeout)
+        first, end = (
+            (timeout, 2 * timeout) if not self._doubt_left_ticks else (1, 1 + self._config.doubt_ticks_max)
+        )
+        self._election_deadline_ticks = self._random.randrange(first, end)
 
     def _put_election_off(self) -> None:
         """Somebody leads, or is about to: wait a whole election timeout from now on."""
         self._election_elapsed_ticks = 0
-        if self._election_deadline_ticks < self._config.election_timeout_ticks:
-            # Set by a doubt (failover.py), which has found its answer.
+        if self._doubt_left_ticks:
+            self._doubt_left_ticks = 0
             self._draw_election_deadline()
 
     # Time
@@ -324,6 +331,7 @@ class Machine:
         """Let one tick pass."""
         self._election_elapsed_ticks += 1
         self._heartbeat_elapsed_ticks += 1
+        self._doubt_left_ticks = max(0, self._doubt_left_ticks - 1)
         if self.role is Role.LEADER:
             self._tick_leader()
             return
