@@ -76,6 +76,7 @@ def two_states(tmp_path: Path) -> tuple[Store, Store]:
 
 
 def test_at_each_step_of_a_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traps 13 and 20."""
     store, sender = two_states(tmp_path)
     old, new = (1, records(store)), (50, records(sender))
     crashes = Crashes(store._path, tmp_path / "crashes")

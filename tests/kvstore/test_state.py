@@ -42,7 +42,8 @@ def test_it_is_a_state_machine(store: Store) -> None:
 
 
 def test_unflushed_writes_are_not_believed(store: Store, tmp_path: Path) -> None:
-    """LevelDB's log has them, whole even. But after a power cut it may have holes, and nobody can tell."""
+    """LevelDB's log has them, whole even. But after a power cut it may have holes, and nobody can tell
+    (trap 18)."""
     store.apply([put(1), put(2)], 2)
     assert store.flush() == 2
     store.apply([put(3, b"late")], 5)
@@ -148,7 +149,8 @@ def test_flush_is_wanted_by_bytes(tmp_path: Path) -> None:
 
 
 def test_a_flush_that_fails_says_so(store: Store) -> None:
-    """compact_range itself reports nothing. A limit on the size of files makes the table's write fail."""
+    """compact_range itself reports nothing. A limit on the size of files makes the table's write fail
+    (trap 15)."""
     random_ = random.Random(4)
     store.apply([put(i, b"%d" % i, random_.randbytes(1000)) for i in range(1, 401)], 400)
     failures: list[Exception] = []
@@ -185,6 +187,7 @@ def tables_in(slot: str) -> list[str]:
 
 
 def test_a_flipped_bit_ends_it_and_the_next_start_rebuilds(tmp_path: Path) -> None:
+    """Trap 16."""
     path = str(tmp_path / "state")
     store = Store(path)
     store.apply([put(i, b"%03d" % i) for i in range(1, 200)], 199)
@@ -277,6 +280,7 @@ def test_one_directory_one_store(store: Store) -> None:
 
 
 def test_a_command_never_comes_twice(store: Store) -> None:
+    """Trap 18."""
     store.apply([put(1)], 1)
     with pytest.raises(AssertionError):
         store.apply([put(1)], 2)

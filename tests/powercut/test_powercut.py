@@ -45,7 +45,7 @@ def hunt(recording: Recording, scratch: Path, replayed: Replayed, tmp_path: Path
 def test_what_a_power_cut_leaves_is_a_replay(
     scenario: str, scratch: Path, replayed: Replayed, tmp_path: Path
 ) -> None:
-    """To judge a finding again, with DIR in this test's own directory:
+    """Trap 18. To judge a finding again, with DIR in this test's own directory:
     python -m tests.powercut --recording DIR/recording --all-max 8 --samples 3 --case CASE"""
     tally = hunt(record(scratch, SEED, scenario), scratch, replayed, tmp_path).run(PLAN)
     assert not tally.findings, tally.lines(5)

@@ -226,6 +226,7 @@ def test_an_unknown_write_may_not_take_effect_before_its_call(scribe: Scribe) ->
 
 
 def test_an_unknown_write_takes_effect_once(scribe: Scribe) -> None:
+    """Trap 46."""
     scribe.info(0, Put(A, b"1"))
     scribe.ok(10, 20, Put(B, b"3"), 4, PutResult())
     assert kinds(scribe.operations) == ["gap"]

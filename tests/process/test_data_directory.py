@@ -83,7 +83,7 @@ async def test_directories_of_another_node_and_of_another_cluster_are_refused(
 
 
 async def test_a_wiped_node_under_its_old_id_is_refused(make_cluster: MakeCluster) -> None:
-    """It could vote a second time in a term in which it has voted."""
+    """It could vote a second time in a term in which it has voted (trap 47)."""
     cluster = await started(make_cluster)
     await write(cluster, 0, 3)
     await cluster.stop(2)
@@ -111,6 +111,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 async def test_a_flipped_bit_in_the_middle_of_the_log_is_refused(make_cluster: MakeCluster) -> None:
+    """Trap 16."""
     cluster = await started(make_cluster)
     await write(cluster, 0)
     await cluster.stop(1)

@@ -139,7 +139,8 @@ async def left_behind(cluster: LocalCluster, filler: Filler) -> int:
 
 
 async def test_the_receiver_is_killed_at_each_step_before_the_switch(make_cluster: MakeCluster) -> None:
-    """Each start finds the old state, and takes a snapshot from the beginning up to the next step."""
+    """Each start finds the old state, and takes a snapshot from the beginning up to the next step
+    (traps 19 and 20)."""
     cluster, filler = await filled(make_cluster)
     victim = await left_behind(cluster, filler)
     for step in BEFORE_THE_SWITCH:
@@ -151,7 +152,8 @@ async def test_the_receiver_is_killed_at_each_step_before_the_switch(make_cluste
 
 
 async def test_the_receiver_is_killed_at_each_step_from_the_switch_on(make_cluster: MakeCluster) -> None:
-    """The next start finds the new state, sets the log behind it if that was not done, and needs no other."""
+    """The next start finds the new state, sets the log behind it if that was not done, and needs no other
+    (traps 19 and 20)."""
     cluster, filler = await filled(make_cluster)
     for step in FROM_THE_SWITCH_ON:
         victim = await left_behind(cluster, filler)

@@ -67,7 +67,7 @@ async def test_pause_of_the_leader_beyond_the_election_timeout(
 ) -> None:
     """A leader that slept through its own deposition must not serve a read from what it remembers
     (etcd #20418). Reads sent to it while it sleeps wait in its socket, and are among the first things that
-    it sees when it wakes: after writes at its successor that they must not miss."""
+    it sees when it wakes: after writes at its successor that they must not miss (trap 37)."""
     cluster = make_cluster()
     cluster.start()
     await cluster.wait_healthy()

@@ -284,6 +284,7 @@ async def test_another_protocol_version_is_refused(
 async def test_a_member_whose_data_directory_was_replaced_must_stop(
     start: Start, ports: dict[NodeId, int]
 ) -> None:
+    """Trap 47."""
     b = await start(2, ports, incarnations={1: 999})
     a = await start(1, ports)
     await until(lambda: a.handler.fatal, "the refused member is told to stop")

@@ -94,6 +94,7 @@ async def test_a_group_grows_by_a_learner_and_by_a_voter(cluster: GrowingCluster
 
 
 async def test_a_learner_that_never_runs_is_not_promoted(cluster: GrowingCluster) -> None:
+    """Trap 44."""
     leader = cluster.nodes[await cluster.leader()]
     await leader.add_member(4, [url(4)], is_learner=True, timeout_s=TIMEOUT_S)
     for node in list(cluster.nodes.values()):

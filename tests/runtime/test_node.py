@@ -218,7 +218,7 @@ async def test_all_stop_and_start_and_nothing_is_lost_or_repeated(tmp_path: Path
 
 async def test_a_proposal_lost_with_its_leader_is_proposed_again_and_applied_once(tmp_path: Path) -> None:
     """Both ways of losing one: in the log of the old leader, and on the way to it. Each caller gets the
-    result of the second attempt, and each command is in the log once."""
+    result of the second attempt, and each command is in the log once (trap 46)."""
     async with Cluster(tmp_path) as cluster:
         assert cluster.network is not None
         old = await cluster.leader()
@@ -365,6 +365,7 @@ async def test_limits_are_told_at_once(tmp_path: Path) -> None:
 async def test_a_log_that_cannot_be_written_ends_the_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Trap 15."""
     async with Cluster(tmp_path) as cluster:
         leader = await cluster.leader()
         node = cluster.nodes[leader]

@@ -353,6 +353,7 @@ async def test_a_lost_state_in_a_cluster_of_one_is_refused_with_what_to_do(tmp_p
 
 @pytest.mark.parametrize("step", ["before the switch", "after the switch"])
 async def test_a_crash_around_the_switch_leaves_the_one_state_or_the_other(tmp_path: Path, step: str) -> None:
+    """Trap 20."""
     async with Shelves(tmp_path) as cluster:
         assert cluster.network is not None
         _, follower = await away(cluster)

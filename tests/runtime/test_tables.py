@@ -224,6 +224,7 @@ def a_snapshot(index: int) -> StorageAppend:
 
 
 def test_a_snapshot_and_what_follows_waits_for_the_state_and_nothing_before_it_does() -> None:
+    """Trap 19."""
     writer, worker, log, told, _ = make_writer()
     writer.submit(an_append(1))
     assert not writer.submit(a_snapshot(10))

@@ -79,6 +79,7 @@ def test_a_write_that_failed_may_not_be_committed_later(history: History) -> Non
 
 
 def test_an_unknown_write_may_come_later_but_only_once(history: History) -> None:
+    """Trap 46."""
     operation = history.put(1)
     history.oracle.write_unknown(operation)
     history.commit(operation)

@@ -64,7 +64,7 @@ def test_incarnations_are_random_and_not_0(tmp_path: Path):
 
 
 def test_a_first_start_survives_a_crash_at_each_of_its_steps():
-    """A directory without an identity was never used. It starts, as whoever it is told to be."""
+    """A directory without an identity was never used. It starts, as whoever it is told to be (trap 13)."""
     for step in itertools.count():
         disk = MemoryDisk()
         disk.fail_next("any", skip=step)
@@ -197,6 +197,7 @@ def test_a_newer_format_is_refused():
 
 
 def test_a_peer_is_remembered_and_another_disk_under_its_id_is_refused():
+    """Trap 47."""
     disk = MemoryDisk()
     opened = first_start(disk)
     opened.remember_incarnation(0xA2, 0x55)

@@ -153,7 +153,7 @@ def test_every_step_is_there_after_a_restart_and_a_power_cut(history):
 @pytest.mark.parametrize("is_zeroed", [None, False, True], ids=["flipped", "cut", "zeroed"])
 def test_every_byte(history, at, is_zeroed):
     """Of the log right after each compaction and snapshot, and at the end. Each of these batches is on the
-    high-water file, so that no damage to them can pass for a torn write."""
+    high-water file, so that no damage to them can pass for a torn write (trap 16)."""
     disk = history.disks[at]
     good = history.images[at]
     batch = open_log(clone(disk)).last_batch

@@ -87,7 +87,7 @@ def test_each_call_fails_in_turn(operation):
 
 
 def test_a_failed_sync_is_never_tried_again():
-    """The second fdatasync would succeed, and lie."""
+    """The second fdatasync would succeed, and lie (trap 15)."""
     disk = MemoryDisk()
     log = open_log(disk)
     write(log, make_append(make_entries(1, 1)))

@@ -35,6 +35,7 @@ def test_there_and_back(disk):
 
 
 def test_a_slot_torn_at_any_byte_leaves_the_other(disk):
+    """Trap 13."""
     water = HighWater.create(disk, DIRECTORY)
     for number in (1, 2, 3, 4):
         water.write(Mark(number, 7, 9))
@@ -65,6 +66,7 @@ def test_a_slot_flipped_at_any_byte_leaves_the_other(disk):
 
 
 def test_a_write_torn_by_a_power_cut_leaves_the_old_or_the_new(disk):
+    """Trap 13."""
     water = HighWater.create(disk, DIRECTORY)
     water.write(Mark(1, 1, 1))
     found = set()

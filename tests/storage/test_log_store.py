@@ -109,6 +109,7 @@ def test_a_commit_index_alone_costs_nothing_and_rides_along(disk):
 
 
 def test_a_vote_is_synced_whatever_the_append_says(disk):
+    """Trap 11."""
     log = open_log(disk)
     log.write([make_append((), HardState(3, 9, 0), must_sync=False)])
     disk.crash(random.Random(0))
@@ -127,6 +128,7 @@ def test_close_writes_the_commit_index_that_waits(disk):
 
 
 def test_trap_17_a_commit_index_above_the_log_is_clamped(disk):
+    """Trap 17."""
     log = open_log(disk)
     write(log, make_append(make_entries(1, 5), HardState(1, 0, 99)))
     assert open_log(disk).hard_state == HardState(1, 0, 5)

@@ -85,7 +85,7 @@ def test_an_undamaged_log_is_read_whole(small_log):
 @pytest.mark.parametrize("segment", [0, 1, 2])
 def test_every_byte_flipped(small_log, segment, is_high_water_exact):
     """A flip in a batch that has a successor is found as corruption. One in the last batch looks like a torn
-    write; then the high-water file decides. One in bytes that nobody wrote harms nothing."""
+    write; then the high-water file decides. One in bytes that nobody wrote harms nothing (trap 16)."""
     disk, images, places = small_log
     if is_high_water_exact:
         disk = clone(disk)
@@ -426,7 +426,7 @@ def test_files_of_others_are_left_alone(small_log):
 
 def test_an_end_that_only_the_page_cache_has_is_made_durable():
     """The process dies after a failed sync; the kernel shows its data and calls the pages clean. The next
-    start must not trust it to be on the disk (Rebello et al.)."""
+    start must not trust it to be on the disk (Rebello et al.; trap 15)."""
     disk = MemoryDisk()
     log = open_log(disk)
     write(log, make_append(make_entries(1, 1), HardState(1, 1, 0)))

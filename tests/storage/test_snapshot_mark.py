@@ -219,7 +219,7 @@ def test_a_publish_out_of_order_is_a_defect(disk):
 
 
 def test_the_mark_is_on_the_high_water_file_before_a_file_goes(disk):
-    """Without it, one bad bit in the mark would bring back the log that the snapshot replaced."""
+    """Without it, one bad bit in the mark would bring back the log that the snapshot replaced (trap 19)."""
     log = filled(disk)
     write(log, make_append((), HardState(5, 0, 100), snapshot=(100, 4)))
     assert HighWater.open(disk, DIRECTORY).mark.batch == log.last_batch

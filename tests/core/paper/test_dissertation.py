@@ -36,7 +36,8 @@ from tests.core.solo import (
 
 @pytest.mark.parametrize("ticks", [0, ELECTION_TICKS - 1])
 def test_4_2_3_who_hears_a_leader_ignores_requests_for_votes(ticks: int) -> None:
-    """4.2.3: "within the minimum election timeout": neither term nor vote changes, nothing is answered."""
+    """4.2.3: "within the minimum election timeout": neither term nor vote changes, nothing is answered
+    (trap 24)."""
     node = member(check_quorum=1, extra_ticks=5)
     node.step(heartbeat(2, 1, 1))
     node.tick(ticks)
@@ -205,7 +206,7 @@ def test_9_6_a_pre_vote_changes_nothing() -> None:
 
 
 def test_9_6_an_isolated_node_does_not_raise_its_term() -> None:
-    """9.6: a partitioned server "will not increment its term"."""
+    """9.6: a partitioned server "will not increment its term" (trap 24)."""
     node = member(pre_vote=1)
     node.tick(20 * ELECTION_TICKS)
     assert node.core.term == 0

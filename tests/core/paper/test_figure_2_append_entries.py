@@ -53,7 +53,7 @@ def test_2_refused_without_the_entry_before(
 def test_3_an_entry_that_conflicts_goes_with_all_that_follow_it(
     log: tuple[int, ...], prev: tuple[int, int], sent: tuple[int, ...], result: list[int]
 ) -> None:
-    """Figure 2, AppendEntries 3: "same index but different terms"."""
+    """Figure 2, AppendEntries 3: "same index but different terms" (trap 5)."""
     node = member(log=log, term=3)
     assert not the(AppendEntriesReply, node.step(append(2, 1, 3, prev, *sent))).rejected
     assert node.log_terms() == result

@@ -9,7 +9,7 @@ from tests.core.solo import accept, append, asks_vote, heartbeat, leader, member
 
 
 def test_state_is_durable_before_a_vote_is_answered() -> None:
-    """Figure 2, persistent state: "before responding"."""
+    """Figure 2, persistent state: "before responding" (trap 11)."""
     node = member()
     node.core.step(asks_vote(2, 1, 5))
     ready = node.take_ready()
@@ -21,7 +21,7 @@ def test_state_is_durable_before_a_vote_is_answered() -> None:
 
 
 def test_state_is_durable_before_an_append_is_answered() -> None:
-    """Figure 2, persistent state: "before responding"."""
+    """Figure 2, persistent state: "before responding" (trap 14)."""
     node = member()
     node.core.step(append(2, 1, 1, (0, 0), 1))
     ready = node.take_ready()
