@@ -147,6 +147,8 @@ class Node:
     core_class: type[Raft] = Raft
     state_index: LogIndex | None = None
     """What the state machine is at in the beginning; None: at the beginning of the log."""
+    recovering: bool = False
+    """What the disk says: it lost durable data."""
 
     def __post_init__(self) -> None:
         self.applied: list[Entry] = []
@@ -165,6 +167,7 @@ class Node:
             membership=self.membership,
             applied_index=self.applied[-1].index if self.applied else begin,
             random=self.random,
+            is_recovering=self.recovering,
         )
         self.writes: deque[StorageAppend] = deque()
         self.applies: deque[StorageApply] = deque()
@@ -197,6 +200,8 @@ class Node:
         self.disk.write(append.entries)
         if append.hard_state is not None:
             self.hard_state = append.hard_state
+        if append.ends_recovery:
+            self.recovering = False
 
     def sync(self) -> Sequence[Message]:
         """Complete the log writer's next append. Return the replies that may leave now."""
@@ -242,6 +247,16 @@ class Node:
             self._write(self.writes.popleft())
         self.writes.clear()
         self.applies.clear()
+
+    def lose(self, count: int) -> None:
+        """The node is down, and its disk loses the last `count` entries, though not term and vote. The state
+        that was ahead of what is left is lost too, and what was called committed."""
+        del self.disk.list[len(self.disk.list) - count :]
+        self.hard_state = self.hard_state._replace(
+            commit_index=min(self.hard_state.commit_index, self.disk.last_index)
+        )
+        del self.applied[max(0, self.disk.last_index - self.disk.before_index) :]
+        self.recovering = True
 
     def restart(self) -> None:
         self.run += 1

@@ -91,13 +91,16 @@ def _show_body(message: m.Message) -> str:
                 f"{show_entries(message.entries)} commit={message.commit_index}"
             )
         case m.AppendEntriesReply(rejected=True):
-            return f"AppendReply refused={message.reject_index} hint={message.hint_index}@{message.hint_term}"
+            where = f"refused={message.reject_index} hint={message.hint_index}@{message.hint_term}"
+            return f"AppendReply {where}" + _recovering(message.recovering)
         case m.AppendEntriesReply():
-            return f"AppendReply match={message.match_index}"
+            return f"AppendReply match={message.match_index}" + _recovering(message.recovering)
         case m.Heartbeat():
             return f"Heartbeat commit={message.commit_index}" + _read(message.read_position)
         case m.HeartbeatReply():
-            return "HeartbeatReply" + _read(message.read_position)
+            return "HeartbeatReply" + _read(message.read_position) + _recovering(message.recovering)
+        case m.RecoveryGoal():
+            return f"RecoveryGoal run={message.run_id} index={message.index}"
         case m.ReadIndex():
             return f"ReadIndex upto={message.position} run={message.run_id}"
         case m.ReadIndexReply():
@@ -120,6 +123,10 @@ def _read(position: int) -> str:
     return f" read={position}" if position else ""
 
 
+def _recovering(run_id: int) -> str:
+    return f" recovering={run_id}" if run_id else ""
+
+
 def show_hard_state(state: HardState) -> str:
     return f"T{state.term} vote={state.voted_for or '-'} commit={state.commit_index}"
 
@@ -139,6 +146,8 @@ def show_ready(ready: Ready) -> Iterable[str]:
             parts.append(show_hard_state(ready.append.hard_state))
         if ready.append.entries:
             parts.append(show_entries(ready.append.entries))
+        if ready.append.ends_recovery:
+            parts.append("recovery over")
         parts.append("then " + ("sync" if ready.append.must_sync else "no sync"))
         yield "write " + ", ".join(parts)
         for reply in ready.append.replies:

@@ -21,6 +21,7 @@ outputs anew; the diff is then the review.
     tick-and-stabilize 1 [n=5]  that after each tick
     cut 1 2 | cut 1->2 | heal   what is sent over a cut link is lost
     crash 1 [lose-unsynced]     restart 1
+    lose 1 [n=2]                1 is down, and loses the last entries of its disk
     compact 1 5                 drop 1's log through index 5
     send-snapshot 1->2          of 1's state as it is now; 1's shell says that it came
     unreachable 1 2             1's transport says that messages to 2 were lost
@@ -184,6 +185,11 @@ class Scenario:
         node.crash(0 if words[1:] == ["lose-unsynced"] else len(node.writes))
         self.down.add(node.node_id)
 
+    def do_lose(self, words: list[str]) -> None:
+        if int(words[0]) not in self.down:
+            raise ScenarioError(f"node {words[0]} is not down")
+        self.nodes[int(words[0])].lose(_number(words, "n", 1))
+
     def do_restart(self, words: list[str]) -> None:
         self.down.remove(int(words[0]))
         node = self.nodes[int(words[0])]
@@ -192,7 +198,7 @@ class Scenario:
         self._say(
             f"{node.node_id} back in T{state.term} vote={state.voted_for or '-'} "
             f"log={show_entries(node.disk.list)} commit={node.core.commit_index} "
-            f"applied={node.core.applied_index}"
+            f"applied={node.core.applied_index}" + (" recovering" if node.recovering else "")
         )
 
     # Inputs
@@ -416,7 +422,7 @@ class Scenario:
             self._say(
                 f"{node_id} {s.role.value} T{s.term} vote={s.voted_for or '-'} leader={s.leader or '-'} "
                 f"last={s.last_index} stable={s.stable_index} commit={s.commit_index} "
-                f"applied={s.applied_index}"
+                f"applied={s.applied_index}" + (" recovering" if s.is_recovering else "")
             )
 
     def do_members(self, words: list[str]) -> None:
