@@ -329,6 +329,8 @@ class GrpcTransport:
         finally:
             if self._inbound.get(hello.sender) is own:
                 del self._inbound[hello.sender]
+                if hello.sender in self._senders:
+                    self._senders[hello.sender].unheard()
 
     def _replace_stream(self, hello: codec.Handshake, new: _Inbound) -> None:
         old = self._inbound.get(hello.sender)

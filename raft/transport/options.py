@@ -57,7 +57,7 @@ class TransportOptions:
 
     keepalive_timeout_s: float = 2.0
 
-    probe_pauses_s: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1)
+    probe_pauses_s: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3)
     """Before each look at whether anybody listens, after a stream has ended (peer_sender.py). Several, for a
     process that ends closes its connections one by one: the first look may come between two of them."""
 

@@ -16,6 +16,7 @@ nothing follows: it is dialled again as always.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import deque
@@ -88,6 +89,7 @@ class PeerSender:
         self._is_heard = is_heard
         self._looks: deque[float] = deque()
         """The pauses before the looks that are left, at whether anybody listens."""
+        self._unheard = asyncio.Event()
         self._overflowed = False
         self._last_failure = ""
         self._unreachable_count = 0
@@ -122,6 +124,10 @@ class PeerSender:
         self._wakeup.set()
         return True
 
+    def unheard(self) -> None:
+        """The peer's stream to this member has ended."""
+        self._unheard.set()
+
     async def run(self) -> None:
         """Keep a stream to the peer until cancelled."""
         while True:
@@ -147,14 +153,17 @@ class PeerSender:
 
     async def _is_found(self) -> bool:
         """Find out what the end of a stream means, unless that is clear. True if somebody listens."""
-        peer = self.peer
+        peer, is_refused = self.peer, False
         while self._looks:
-            await asyncio.sleep(self._looks.popleft())
+            # What is refused and still heard may be a process that is gone, of which not all is noticed yet.
+            await self._pause(self._looks.popleft(), until_unheard=is_refused)
+            self._unheard.clear()
             verdict = await probe(peer.addresses, self._options.probe_timeout_s)
             if verdict is Verdict.CONNECTED:
                 # It may be about to end. If the stream does not come up there are looks left.
                 return True
-            if verdict is Verdict.UNKNOWN:
+            is_refused = verdict is Verdict.REFUSED
+            if not is_refused:
                 self._looks.clear()
             elif not self._is_heard(peer.node_id):
                 self._looks.clear()
@@ -162,6 +171,14 @@ class PeerSender:
                 logger.info("nobody listens at %s any more", peer)
                 self._handler.on_refused(peer.node_id)
         return False
+
+    async def _pause(self, pause_s: float, *, until_unheard: bool) -> None:
+        if not until_unheard:
+            await asyncio.sleep(pause_s)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._unheard.wait()
 
     async def _one_stream(self) -> None:
         """Dial once and send until the stream ends. Raises StreamFailed or IdentityRefused."""

@@ -143,6 +143,22 @@ async def test_a_peer_that_is_still_heard_is_not_gone(
         assert b.transport.connected() == {1}
 
 
+async def test_the_end_of_the_other_stream_is_waited_for(
+    start: Start, ports: dict[NodeId, int], looks: list[Verdict]
+) -> None:
+    """Of two streams that end together one is noticed first, and the next look may be a long time away."""
+    b = await start(2)
+    async with Cable(ports[2]) as cable:
+        a = await start(1, dialled={2: [cable.port]}, options={"probe_pauses_s": (0.0, 1000.0)})
+        await joined(a, b)
+        cable.close()
+        cable.tear()
+        await until(lambda: looks and not a.grpc._senders[2]._looks, "the pause before the last look")
+        assert a.handler.refused == []
+        await b.transport.stop()
+        await until(lambda: a.handler.refused == [2], "it is unheard")
+
+
 @pytest.mark.parametrize(
     ("found", "told"),
     [
