@@ -56,6 +56,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "clocks_off",
         "slow_disks",
         "disk_stalls",
+        "log_stalls",
+        "ends_by_stall",
         "disk_errors",
         "sinks_failed",
         "states_lost",
@@ -141,7 +143,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Every counter, in the order of the summary."""
 
-NOT_IN_SHELL = frozenset({"changes_told_of", "proposals_expired", "sinks_failed", "stops", "ticks_skipped"})
+NOT_IN_SHELL = frozenset(
+    {
+        "changes_told_of",
+        "ends_by_stall",
+        "log_stalls",
+        "proposals_expired",
+        "sinks_failed",
+        "stops",
+        "ticks_skipped",
+    }
+)
 """What only a real node has, or tells."""
 
 NOT_IN_RUNTIME = frozenset(

@@ -28,6 +28,7 @@ from raft.core.types import Entry, HardState, LogIndex, Membership, NodeId
 from raft.runtime.config import NodeConfig
 from raft.runtime.driver import Driver
 from raft.runtime.factories import NodeFactories
+from raft.runtime.log_watch import LogStalled
 from raft.runtime.node import Node
 from raft.storage.directory import DataDirectory, InitialMember
 from raft.storage.disk import Disk
@@ -166,6 +167,10 @@ class RuntimeSimNode(SimNode):
     def _is_expected(self, error: RaftError) -> bool:
         if isinstance(error, MemberRemoved):
             return True
+        if isinstance(error, LogStalled):
+            self.world.counts["ends_by_stall"] += 1
+            # A slow disk, too, may take longer for one write than a node has patience.
+            return self.world.counts["disk_stalls"] + self.world.counts["slow_disks"] > 0
         has_failed = len(self.disk._faults) < self._disk_errors_due
         self.world.counts["disk_errors"] += has_failed
         return has_failed
@@ -268,6 +273,7 @@ class RuntimeSimNode(SimNode):
         counts["snapshots_resumed"] += stats.snapshots_resumed
         counts["proposals_expired"] += stats.proposals_expired
         counts["ticks_skipped"] += stats.ticks_skipped
+        counts["log_stalls"] += stats.log_stalls
 
     def pause(self) -> None:
         self.paused = True
