@@ -14,7 +14,7 @@ import plyvel
 
 from kvstore import state_directory, state_slots
 from kvstore.dooms import Doom, doom_of_meta
-from kvstore.errors import StateCorrupt, StateFailed, StateFormatUnknown
+from kvstore.errors import StateCorrupt, StateFormatUnknown, state_failed
 from kvstore.keys import (
     FORMAT,
     FORMATS_READ,
@@ -69,7 +69,7 @@ class Database:
             raise StateCorrupt(slot, str(error)) from error
         except plyvel.Error as error:
             level_db.close()
-            raise StateFailed(slot, str(error)) from error
+            raise state_failed(slot, error) from error
         except BaseException:
             level_db.close()
             raise
@@ -134,7 +134,7 @@ def open_state(path: str) -> Database:
             raise
         return database
     except OSError as error:
-        raise StateFailed(path, str(error)) from error
+        raise state_failed(path, error) from error
 
 
 def _begin_state(path: str) -> Database:

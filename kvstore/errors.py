@@ -250,6 +250,18 @@ class StateFailed(StateError):
         super().__init__(f"the state in {path} cannot be used: {reason}")
 
 
+def state_failed(path: str, error: Exception) -> StateFailed:
+    """Return what to raise where the files under `path` met `error`, of LevelDB or of the system."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.strerror} ({error.filename})"
+    return StateFailed(
+        path,
+        f"{text}. Nothing acknowledged is lost: the log has it. What to do: see that the disk is well, has "
+        f"room, and can be written by this user, then start this member again",
+    )
+
+
 class StateFormatUnknown(StateError):
     """The state was written by a version with another format. Nothing was changed."""
 

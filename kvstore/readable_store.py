@@ -27,6 +27,7 @@ from kvstore.errors import (
     StateCorrupt,
     StateError,
     StateFailed,
+    state_failed,
 )
 from kvstore.hashing import hash_all, hash_revisions
 from kvstore.keys import FORMAT, LATEST, META_MEMBER
@@ -259,7 +260,7 @@ class ReadableStore:
             return self._fail(StateCorrupt(slot, str(error)))
         # A failed write or read: what is on disk is unknown. That is no proof of corruption, so no
         # marker: the next start drops LevelDB's log and replays, which is right after a failed write.
-        return self._fail(StateFailed(slot, str(error)))
+        return self._fail(state_failed(slot, error))
 
     def _not_read(self, error: Exception, database: Database) -> Exception:
         """Return what to raise for an `error` in the middle of a read of `database`."""

@@ -29,7 +29,7 @@ from typing import Any
 import plyvel
 
 from kvstore import state_slots
-from kvstore.errors import StateCorrupt, StateFailed
+from kvstore.errors import StateCorrupt, state_failed
 from kvstore.keys import META_END
 from kvstore.state_slots import sync_path
 
@@ -90,7 +90,7 @@ def open_level_db(slot: str, *, create: bool = False, memtable_bytes_max: int = 
     except plyvel.CorruptionError as error:
         raise StateCorrupt(slot, str(error)) from error
     except (plyvel.Error, OSError) as error:
-        raise StateFailed(slot, str(error)) from error
+        raise state_failed(slot, error) from error
 
 
 def _make_merges_nice(level_db: Any) -> None:
@@ -171,7 +171,7 @@ def wipe(path: str) -> None:
         state_slots.deactivate(path)
         state_slots.remove_others(path, ())
     except OSError as error:
-        raise StateFailed(path, str(error)) from error
+        raise state_failed(path, error) from error
 
 
 def directory_bytes(path: str) -> int:

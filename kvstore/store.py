@@ -117,6 +117,8 @@ class Store(ReadableStore):
         self._flushed_bytes = 0
         """`_written_bytes` when the last flush began. Written by the flushing thread alone, the other
         by the loop's alone: no lock."""
+        self._flushed_index = -1
+        """Of the last flush here. Written by the flushing thread alone."""
         database = open_state(path)
         facts = database.facts
         self._base_expected = facts.base if base is None else base
@@ -326,6 +328,7 @@ class Store(ReadableStore):
         finally:
             self._is_flushing = False
         self._flushed_bytes = written_bytes
+        self._flushed_index = applied_index
         return applied_index
 
     def _sync(self, database: Database) -> None:
@@ -394,7 +397,11 @@ class Store(ReadableStore):
         del self._replaced[database]
 
     def close(self) -> None:
-        """Flush and close. Whatever cannot be flushed is replayed from the log at the next start."""
+        """Flush, if anything was applied since the last time, and close. Whatever cannot be flushed is
+        replayed from the log at the next start.
+
+        A flush takes as long as the disk does. Whoever may not wait for it flushes in a thread before.
+        """
         if self._closed:
             return
         self._is_closing.set()
@@ -402,7 +409,7 @@ class Store(ReadableStore):
         if self._sink is not None:
             self._sink.close()
         try:
-            if self._failure is None:
+            if self._failure is None and self._flushed_index != self._applied_index:
                 self.flush()
         finally:
             self._closed = True

@@ -29,6 +29,7 @@ REQUEST_BYTES_MAX: Final = 60 * 1024 * 1024
 """An entry of the log has 64 MiB at most."""
 LOG_BYTES_MIN: Final = 64 * 1024
 """Of everything that is measured in bytes of log or state: below it every other write would be a sync."""
+LOG_STALL_EXIT_S_MAX: Final = 3600
 SEGMENT_BYTES_MAX: Final = 1024 * 1024 * 1024
 BYTES_MAX: Final = 1 << 50
 FLUSH_BYTES_MAX: Final = 128 * 1024 * 1024
@@ -110,6 +111,13 @@ OPTIONS: Final = (
     ),
     Option("log-segment-bytes", "67108864", "size of one file of the Raft log", "BYTES"),
     Option(
+        "log-stall-exit",
+        "20",
+        "seconds after which a write of the log that has not returned ends the process; not before three "
+        "election timeouts",
+        "SECONDS",
+    ),
+    Option(
         "state-flush-bytes",
         "33554432",
         "make the state durable after so much was written to it: what is replayed after a crash",
@@ -156,6 +164,7 @@ class ServeConfig:
     """None: history is given up only when somebody asks for it."""
     log_bytes_max: int
     log_segment_bytes: int
+    log_stall_exit_s: int
     state_flush_bytes: int
     snapshot_bytes_per_s_max: int
     log_level: str
@@ -278,6 +287,7 @@ class _Check:
         auto_compaction = self._auto_compaction()
         log_bytes = self._number("log-bytes-max", LOG_BYTES_MIN, BYTES_MAX)
         segment_bytes = self._number("log-segment-bytes", LOG_BYTES_MIN, SEGMENT_BYTES_MAX)
+        stall_exit_s = self._number("log-stall-exit", 1, LOG_STALL_EXIT_S_MAX)
         flush_bytes = self._number("state-flush-bytes", LOG_BYTES_MIN, FLUSH_BYTES_MAX)
         snapshot_bytes = self._number("snapshot-bytes-per-second", LOG_BYTES_MIN, BYTES_MAX)
         if values["log-level"] not in LOG_LEVELS:
@@ -306,6 +316,7 @@ class _Check:
             auto_compaction=auto_compaction,
             log_bytes_max=log_bytes,
             log_segment_bytes=segment_bytes,
+            log_stall_exit_s=stall_exit_s,
             state_flush_bytes=flush_bytes,
             snapshot_bytes_per_s_max=snapshot_bytes,
             log_level=values["log-level"],

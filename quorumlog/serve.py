@@ -16,13 +16,15 @@ At the end the reverse: the door refuses new requests, the node finishes what is
 leadership over, and when all have their answers the door is closed, and then the rest. Exit statuses:
 0 after SIGTERM or SIGINT, 1 after a fatal error (a disk that failed, files that cannot be trusted, a
 port that is taken) or when this member was removed, 2 for settings that make no sense. A second signal
-ends the process at once, which is no worse than a crash.
+ends the process at once, which is no worse than a crash. Where the disk hangs the end does not wait for it:
+whoever can be answered is answered, the reason is said, and the process is gone.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -52,6 +54,7 @@ from raft import (
     ConfigError,
     DataDirectory,
     InitialMember,
+    LogStalled,
     MemberRemoved,
     Node,
     NodeConfig,
@@ -81,6 +84,8 @@ give up means that their clients never learn whether they were applied."""
 DOOR_GRACE_S: Final = 2.0
 STOP_S_MAX: Final = 10.0
 """For a clean stop. Longer, and whoever supervises us would lose patience first."""
+END_S_MAX: Final = 15.0
+"""For the end of the process, however it hangs."""
 
 _LOG_LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -99,7 +104,8 @@ its dashes, in the TOML file of --config-file. A flag goes before a variable, a 
 
 exit status:
   0  stopped by SIGTERM or SIGINT
-  1  a fatal error at run time: disk, data directory, port; or this member was removed from its cluster
+  1  a fatal error at run time: disk (failed, full, or hanging), data directory, port; or this member was
+     removed from its cluster
   2  bad settings
 
 example, the first of three members on one machine:
@@ -142,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_Server(config).run())
+            runner.run(_Server(config, owns_process=True).run())
     except ConfigError as error:
         for fault in error.faults:
             _complain(fault)
@@ -163,8 +169,10 @@ def _complain(text: str) -> None:
 class _Server:
     """One member, for the life of the process."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, *, owns_process: bool = False) -> None:
+        """`owns_process`: the process ends with this member, if need be by force."""
         self._config = config
+        self._owns_process = owns_process
         self._ended = asyncio.Event()
         """Set by a signal, or by a fatal error in `_fatal`."""
         self._fatal: BaseException | None = None
@@ -179,24 +187,42 @@ class _Server:
         try:
             await self._start(stack)
             await self._ended.wait()
+        except (RaftError, StateError, OSError) as error:
+            self._fatal = self._fatal or error
         finally:
             self._is_stopping = True
+            if self._owns_process:
+                _end_surely(END_S_MAX)
             try:
                 async with asyncio.timeout(STOP_S_MAX):
                     await stack.aclose()
             except TimeoutError:
                 logger.error("the stop took longer than %g s and was given up", STOP_S_MAX)
-                _leave_now(EXIT_FATAL)
+                self._leave()
+        if isinstance(self._fatal, LogStalled):
+            # Both Python and LevelDB would wait for their threads, and those wait for the disk.
+            self._leave()
         if self._fatal is not None:
             raise self._fatal
         logger.info("stopped")
+
+    def _leave(self) -> None:
+        if self._fatal is not None:
+            _complain(str(self._fatal))
+        _leave_now(EXIT_FATAL)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config = self._config
         directory = await open_directory(config, self._ended)
         if directory is None:
             return
-        stack.callback(directory.close)
+
+        def close_directory() -> None:
+            # The lock of a member whose log hangs goes with the process, when no write can land any more.
+            if not isinstance(self._fatal, LogStalled):
+                directory.close()
+
+        stack.callback(close_directory)
         base = read_base(config.data_dir)
         for url in (*config.listen_client_urls, *config.listen_peer_urls):
             check_can_listen(address_of(url))
@@ -210,7 +236,7 @@ class _Server:
         node = await Node.start(
             _node_config(config, directory), store, directory=directory, application_note=base
         )
-        stack.push_async_callback(node.stop)
+        stack.push_async_callback(self._stop_node, node)
         self._watch(stack, node.wait_stopped(), "node")
         store.start()
         await self._wait_replayed(node)
@@ -236,6 +262,16 @@ class _Server:
             ",".join(config.listen_peer_urls),
         )
         self._watch(stack, self._publish(context), "publish")
+
+    async def _stop_node(self, node: Node) -> None:
+        await node.stop()
+        try:
+            await node.wait_stopped()
+        except MemberRemoved:
+            pass  # it was stopped anyway; the next start is told so
+        except Exception as error:
+            # The disk failed while the log or the state was being closed: no clean stop.
+            self._fatal = self._fatal or error
 
     async def _wait_replayed(self, node: Node) -> None:
         """Return when the log is replayed, or when the process is to end."""
@@ -314,6 +350,16 @@ class _Server:
         self._ended.set()
 
 
+def _end_surely(after_s: float) -> None:
+    """Have the process end with EXIT_FATAL when `after_s` have passed, whatever it does then.
+
+    A LevelDB that is closed waits for its thread, and lets no Python run meanwhile: neither the loop nor
+    another thread could end a process whose disk hangs. What is borrowed here waits outside of Python.
+    """
+    nowhere = open(os.devnull, "w")  # noqa: SIM115 (it is written to when all else is over)
+    faulthandler.dump_traceback_later(after_s, exit=True, file=nowhere)
+
+
 def _leave_now(status: int) -> None:
     """End without cleaning up, as a crash would: what was acknowledged is on disk."""
     logging.shutdown()
@@ -336,6 +382,7 @@ def _node_config(config: ServeConfig, directory: DataDirectory) -> NodeConfig:
         heartbeat_ticks=HEARTBEAT_TICKS,
         election_timeout_ticks=round(config.election_timeout_ms / 1000 / tick_s),
         command_bytes_max=config.max_request_bytes + COMMAND_SLACK_BYTES,
+        log_stall_exit_s=config.log_stall_exit_s,
         log_bytes_max=config.log_bytes_max,
         log_segment_bytes=config.log_segment_bytes,
         snapshot_bytes_per_s_max=config.snapshot_bytes_per_s_max,

@@ -30,6 +30,7 @@ from raft.core.ready import Role
 from raft.core.types import NO_NODE, LogIndex, NodeId, Term
 from raft.runtime.applier import StateMachineError
 from raft.runtime.config import NodeConfig
+from raft.runtime.log_watch import LogStalled
 from raft.runtime.members import MemberInfo
 from raft.runtime.node import Node, NodeStatus
 from raft.runtime.state_machine import (
@@ -73,6 +74,7 @@ __all__ = [
     "InvariantViolation",
     "ListenError",
     "LogIndex",
+    "LogStalled",
     "MemberInfo",
     "MemberRemoved",
     "MemoryNetwork",

@@ -44,6 +44,12 @@ def test_the_defaults_are_etcds() -> None:
     assert config.strict_reconfig_check and config.learners_max == 1
 
 
+def test_the_limit_of_a_disk_that_hangs_is_in_seconds() -> None:
+    assert settings().log_stall_exit_s == 20
+    assert settings("--log-stall-exit", "3").log_stall_exit_s == 3
+    assert faults("--log-stall-exit", "0") == ["--log-stall-exit '0': a whole number from 1 to 3600"]
+
+
 def test_switches_are_given_as_to_etcd() -> None:
     assert not settings("--strict-reconfig-check=false", "--insecure").strict_reconfig_check
     assert settings("--strict-reconfig-check", "--name", "n1").strict_reconfig_check

@@ -346,3 +346,21 @@ def test_merges_take_what_others_leave(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=root, timeout=120, capture_output=True, text=True, check=True)
     here = os.getpriority(os.PRIO_PROCESS, 0)
     assert done.stdout.split("\n")[0] == str([0, min(state_directory.MERGES_NICENESS, 19 - here)])
+
+
+def test_a_store_that_was_flushed_is_closed_without_waiting_for_the_disk(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is closed on the event loop's thread: a disk that hangs there would hold up the end of the process."""
+    store.apply([put(1), put(2)], 2)
+    store.flush()
+
+    def hang(_: Database) -> None:
+        raise AssertionError("this would wait for the disk")
+
+    monkeypatch.setattr(Database, "sync", hang)
+    store.close()
+    again = Store(store._path)
+    assert again.applied_index == 2
+    monkeypatch.undo()
+    again.close()
