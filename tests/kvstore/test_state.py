@@ -351,7 +351,7 @@ def test_merges_take_what_others_leave(tmp_path: Path) -> None:
 def test_a_store_that_was_flushed_is_closed_without_waiting_for_the_disk(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is closed on the event loop's thread: a disk that hangs there would hold up the end of the process."""
+    """It is closed on the event loop's thread: a disk that hangs would hold up the end of the process."""
     store.apply([put(1), put(2)], 2)
     store.flush()
 
