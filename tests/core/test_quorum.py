@@ -49,6 +49,7 @@ def brute_vote(membership: Membership, votes: Mapping[NodeId, bool]) -> VoteResu
 def test_quorum_index_is_the_best_that_some_quorum_has(
     membership: Membership, acked: dict[NodeId, int]
 ) -> None:
+    """Trap 8."""
     assert quorum_index(membership, acked) == brute_index(membership, acked)
 
 

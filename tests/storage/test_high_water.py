@@ -66,7 +66,6 @@ def test_a_slot_flipped_at_any_byte_leaves_the_other(disk):
 
 
 def test_a_write_torn_by_a_power_cut_leaves_the_old_or_the_new(disk):
-    """Trap 13."""
     water = HighWater.create(disk, DIRECTORY)
     water.write(Mark(1, 1, 1))
     found = set()
