@@ -112,8 +112,10 @@ class Installer:
 
     @property
     def needed_index(self) -> LogIndex:
-        """The least index of a state that a lost one could be made good by."""
-        return max(self._log.first_index - 1, 1)
+        """The least index of a state that a lost one could be made good by. If it is the log that lost its
+        end (lost_data.py) the state here may be the newest there is: it is not given up for an older one."""
+        own_index = 0 if getattr(self._machine, "is_lost", False) else self._machine.applied_index
+        return max(self._log.first_index - 1, own_index, 1)
 
     def is_wanted(self, meta: SnapshotMeta) -> bool:
         """Whether it is worth the trouble of taking it in. May have changed when it is there."""

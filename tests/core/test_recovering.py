@@ -18,7 +18,7 @@ from raft.core.messages import (
     TimeoutNow,
 )
 from raft.core.ready import Role
-from raft.core.types import EntryKind, HardState, SnapshotMeta
+from raft.core.types import NO_NODE, EntryKind, HardState, SnapshotMeta
 from tests.core.driver import ELECTION_TICKS, MemoryLog, Node, terms_log, voters
 from tests.core.group import Group, adds, adds_learners, removes
 
@@ -288,6 +288,9 @@ def test_it_is_chosen_by_nobody_as_a_successor():
     with pytest.raises(TransferFailed, match="recovering"):
         core.transfer_leadership(3)
     assert core._leading().best_successor() == 2
+    two = group_with_loss(size=2)
+    two.tick(1, only=[1])
+    assert two[1].core._leading().best_successor() == NO_NODE
 
 
 def test_it_becomes_well_by_a_snapshot_when_that_is_in_place():
