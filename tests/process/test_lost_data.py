@@ -135,7 +135,8 @@ async def test_with_one_more_member_gone_it_elects_nobody(make_cluster: MakeClus
     revision = await put(cluster, leader, (f"two-{i}" for i in range(20)))
     assert await cluster.stop(victim) == 0
     cluster.kill(leader)
-    LogEnd(cluster.members[victim]).lose_batches(8)
+    # More than the third lacks: it compares well with what is left.
+    LogEnd(cluster.members[victim]).lose_batches(26)
     said = [Output(member) for member in cluster.members]
     cluster.start(victim)
     cluster.resume(third)
