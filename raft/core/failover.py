@@ -2,7 +2,7 @@
 
     follower of L --leader_unreachable(L)--> in doubt: follower of nobody, asks for pre-votes every few ticks
     in doubt --message of a leader--> its follower
-             --a vote is given to another, this one campaigns, an election timeout has passed--> as ever
+             --a vote is given to another, this one leads, an election timeout has passed--> as ever
 
     any role --log_stalled(True)--> the same, stalled --log_stalled(False)--> the same
     leader, stalled: hands over; who has not taken over after an election timeout: it steps down
@@ -45,8 +45,7 @@ class Failover(Reconfiguration):
             return
         self.become_follower(self.term, NO_NODE)
         self._election_elapsed_ticks = 0
-        # All who followed it notice in the same moment. Who is drawn first should have won before the next.
-        # If not he asks again: one who has not noticed yet refuses, and one whose log is longer.
+        # It is asked again and again: one who has not noticed yet refuses, and one whose log is longer.
         self._doubt_left_ticks = self._config.election_timeout_ticks
         self._draw_election_deadline()
 

@@ -294,14 +294,13 @@ class Machine:
 
     def become_candidate(self) -> None:
         """Paper 5.2: new term, own vote. The vote counts when it is durable: see `append_done`."""
-        # Disks may be slow. Who asks anew before they have answered costs a term each time.
-        self._doubt_left_ticks = 0
         self._become(Role.CANDIDATE)
         self._enter_term(self.term + 1)
         self.voted_for = self.node_id
 
     def become_leader(self) -> None:
         """Paper 5.2, 8: lead, and append the empty entry by which older entries get committed."""
+        self._doubt_left_ticks = 0
         self._become(Role.LEADER)
         self.leader = self.node_id
         self._leadership = Leadership(self._config, self.log, self._membership, self.term, self._send)
@@ -313,10 +312,16 @@ class Machine:
 
     def _draw_election_deadline(self) -> None:
         timeout = self._config.election_timeout_ticks
-        first, end = (
-            (timeout, 2 * timeout) if not self._doubt_left_ticks else (1, 1 + self._config.doubt_ticks_max)
-        )
-        self._election_deadline_ticks = self._random.randrange(first, end)
+        # A candidate waits for disks, which may be slow: to ask anew before they have answered costs a term.
+        if self._doubt_left_ticks and self.role is not Role.CANDIDATE:
+            self._draw_doubt()
+        else:
+            self._election_deadline_ticks = self._random.randrange(timeout, 2 * timeout)
+
+    def _draw_doubt(self) -> None:
+        """Ask within a few ticks. All who doubt do so in the same moment: who is drawn first should have won
+        before the next."""
+        self._election_deadline_ticks = self._random.randrange(1, 1 + self._config.doubt_ticks_max)
 
     def _put_election_off(self) -> None:
         """Somebody leads, or is about to: wait a whole election timeout from now on."""
@@ -431,6 +436,12 @@ class Machine:
                 self._request_votes()
             else:
                 self.become_leader()
+
+    def _vote_refused(self) -> None:
+        """Whoever doubted its leader, and stands now, has split the votes with another one: again, soon."""
+        if self._doubt_left_ticks and self.role is not Role.LEADER:
+            self._election_elapsed_ticks = 0
+            self._draw_doubt()
 
     def _hears_leader(self) -> bool:
         """Stickiness: whether a leader was heard within the shortest election timeout

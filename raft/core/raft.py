@@ -202,6 +202,8 @@ class Raft(Recovering):
                 if self.role is Role.CANDIDATE:
                     self._votes.setdefault(message.sender, message.granted)
                     self._count_votes()
+                    if not message.granted:
+                        self._vote_refused()
             case PreVoteReply():
                 # A grant of our own term answers a question of the term before: too late.
                 if self.role is Role.PRE_CANDIDATE and message.granted == (message.term > self.term):
