@@ -64,6 +64,9 @@ def draw_remains(world: World, random: Random) -> Remains:
     voters = sorted(membership.voters)
     minority = (len(voters) - 1) // 2
     some = random.sample(voters, random.randrange(1, minority + 1)) if minority else []
+    if any(record.is_recovering for record in world.cluster.nodes.values()):
+        # Then a quorum without that one is needed: all the others, perhaps.
+        return remains
     if not some or not world.cluster.may_remove(some):
         # What all others have lost only these may still have.
         return remains

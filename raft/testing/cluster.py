@@ -50,6 +50,9 @@ from raft.testing.invariants import (
     newest_configuration_counts,
     one_change_at_a_time,
     one_vote_a_term,
+    promises_survive_loss,
+    recovering_grants_nothing,
+    recovering_is_remembered,
     restore_goes_forward,
     snapshot_has_its_configuration,
     snapshot_is_committed,
@@ -105,6 +108,14 @@ class NodeRecord:
     """Where its log ended when its last step was over."""
     changes: list[Entry] = field(default_factory=list)
     """MEMBERSHIP entries that it has asked to store in the step that is not over."""
+    is_recovering: bool = False
+    """Its disk has lost durable data, and it has not noted durably that it has all of it again."""
+    is_end_lost: bool = False
+    """That has just happened: its next start finds it."""
+    promised: list[Entry] = field(default_factory=list)
+    """What was durable before that. Until it is well it counts as one that has these, and no others."""
+    promised_match: LogIndex = 0
+    """Through which index that equals the committed log."""
     believed: tuple[object, ...] = (None, None, None)
     """What was last looked at of its own view of the members: unchanged, it need not be looked at again."""
 
@@ -148,6 +159,8 @@ class Cluster:
         What is committed after the leave was appended needs the other half alone."""
         self.named: set[NodeId] = set(self.initial.voters)
         """Who was ever a member in anybody's log."""
+        self.members_recovered = 0
+        """How often a member got back what its disk had lost."""
         self.leaving: set[NodeId] = set()
         """Whom somebody has asked to remove, whatever came of it: nobody may rely on their states."""
 
@@ -164,12 +177,20 @@ class Cluster:
         log: Sequence[Entry],
         first_index: LogIndex = 1,
         previous_term: Term = 0,
+        lost_batch: int = 0,
     ) -> None:
-        """A node starts again with what it found on its disk: a log that begins at `first_index`."""
+        """A node starts again with what it found on its disk: a log that begins at `first_index`, and has
+        lost its end if `lost_batch` is not 0."""
         record = self.nodes[node_id]
         self._run(dropped_is_committed, self, record, first_index, previous_term)
         found = [*self.committed[:first_index], *log]
-        self._run(synced_state_survives, self, record, found, first_index, hard_state)
+        self._run(recovering_is_remembered, record, lost_batch > 0)
+        record.is_recovering = lost_batch > 0
+        if record.is_end_lost:
+            self._run(promises_survive_loss, record, hard_state)
+            record.is_end_lost = False
+        else:
+            self._run(synced_state_survives, self, record, found, first_index, hard_state)
         record.log = found
         record.durable = list(found)
         record.hard_state = hard_state
@@ -222,6 +243,26 @@ class Cluster:
         """The disk has lost the state; the log stands."""
         record = self.nodes[node_id]
         record.state_index, record.is_state_lost = 0, record.first_index > 1
+
+    def data_lost(self, node_id: NodeId) -> None:
+        """The disk of a node that is down has lost the end of its log."""
+        record = self.nodes[node_id]
+        record.is_recovering = record.is_end_lost = True
+        record.promised, record.promised_match = list(record.durable), record.durable_match
+
+    def is_recovering(self, node_id: NodeId) -> bool:
+        """Whether its disk has lost durable data, and it has not got all of it back."""
+        return node_id in self.nodes and self.nodes[node_id].is_recovering
+
+    def may_lose_data(self, node_id: NodeId) -> bool:
+        """Whether the disk of `node_id` can lose durable data, so that all can be well again."""
+        membership = self.configurations.newest
+        return (
+            node_id in membership.voters
+            and len(membership.voters) > 2
+            and not any(record.is_recovering for record in self.nodes.values())
+            and self.may_lose_state(node_id)
+        )
 
     def may_lose_state(self, node_id: NodeId) -> bool:
         """Whether the state of `node_id` can be lost, so that all can be well again."""
@@ -302,6 +343,10 @@ class Cluster:
             if append.hard_state is not None:
                 self._run(stored_term_never_falls, record, append.hard_state)
                 record.hard_state = append.hard_state
+            if append.ends_recovery:
+                record.is_recovering = False
+                record.promised = []
+                self.members_recovered += 1
             if append.snapshot is not None:
                 record.durable = self.with_snapshot(record.durable, append.snapshot)
                 record.durable_match = min(record.durable_match, append.snapshot.index)
@@ -321,6 +366,7 @@ class Cluster:
             if message.granted:
                 record = self.nodes[message.sender]
                 self._run(vote_is_durable, record, message)
+                self._run(recovering_grants_nothing, record, message)
                 self._vote(message.sender, message.term, message.to)
         elif isinstance(message, AppendEntriesReply) and not message.rejected:
             self._run(acknowledged_entries_are_durable, self.nodes[message.sender], message)
@@ -425,10 +471,17 @@ class Cluster:
     def durable_match_of(self, node_id: NodeId) -> LogIndex:
         """Return through which index a node has the committed log durably: 0 if it was never started."""
         record = self.nodes.get(node_id)
-        return record.durable_match if record is not None else 0
+        if record is None:
+            return 0
+        return record.promised_match if record.is_recovering else record.durable_match
 
     def _extend_durable_match(self, record: NodeRecord) -> None:
-        durable, committed, match = record.durable, self.committed, record.durable_match
+        record.durable_match = self._match(record.durable, record.durable_match)
+        if record.is_recovering:
+            record.promised_match = self._match(record.promised, record.promised_match)
+
+    def _match(self, durable: list[Entry], match: LogIndex) -> LogIndex:
+        committed = self.committed
         end = min(len(durable), len(committed)) - 1
         while match < end and durable[match + 1].term == committed[match + 1].term:
             match += 1

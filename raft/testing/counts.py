@@ -61,6 +61,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "disk_errors",
         "sinks_failed",
         "states_lost",
+        "data_lost",
+        "members_recovered",
         "states_mended",
         "ticks_skipped",
     ),

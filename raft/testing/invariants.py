@@ -360,6 +360,37 @@ def synced_state_survives(
             log[append.entries[0].index :] = append.entries
 
 
+def promises_survive_loss(record: NodeRecord, hard_state: HardState) -> None:
+    """A node whose log lost its end still knows its term and its vote (Figure 2, persistent state; 5.2)."""
+    before = record.hard_state
+    if hard_state.term < before.term or (
+        hard_state.term == before.term and before.voted_for not in (0, hard_state.voted_for)
+    ):
+        raise Violation(
+            "promises_survive_loss",
+            f"node {record.node_id} lost data, and comes back with {hard_state}; synced was {before}",
+        )
+
+
+def recovering_is_remembered(record: NodeRecord, is_recovering: bool) -> None:
+    """A node that lost durable data knows it at each start until it has noted that it has all of it again."""
+    may_be_over = any(append.ends_recovery for append in record.pending)
+    if record.is_recovering != is_recovering and not (record.is_recovering and may_be_over):
+        raise Violation(
+            "recovering_is_remembered",
+            f"node {record.node_id} starts as one that is {'' if is_recovering else 'not '}recovering",
+        )
+
+
+def recovering_grants_nothing(record: NodeRecord, reply: RequestVoteReply) -> None:
+    """Who lost what it promised to keep does not say that another's log is as good as its own (5.4.1)."""
+    if record.is_recovering:
+        raise Violation(
+            "recovering_grants_nothing",
+            f"node {record.node_id} gives {reply.to} its vote in term {reply.term}, and is recovering",
+        )
+
+
 def dropped_is_committed(
     cluster: Cluster, record: NodeRecord, first_index: LogIndex, previous_term: Term
 ) -> None:
@@ -463,6 +494,9 @@ INVARIANTS = (
     stored_term_never_falls,
     synced_state_survives,
     applied_in_order_once,
+    promises_survive_loss,
+    recovering_is_remembered,
+    recovering_grants_nothing,
     dropped_is_committed,
     dropped_is_flushed,
     flushed_state_survives,

@@ -31,14 +31,16 @@ from raft.runtime.snapshots import can_snapshot
 from raft.runtime.state_machine import Command, SnapshotMachine, SnapshotSource, StateMachine
 from raft.storage.log_store import LogStore
 from raft.storage.memory_disk import MemoryDisk
+from raft.storage.record import Identity
 from raft.testing.clock import TICK, Time
 from raft.testing.configurations import described
 from raft.testing.disk import PowerCut, PowerCutDisk
+from raft.testing.lost_data import drop_state_ahead, maybe_lose_data
 from raft.testing.machine import ORIGIN_BYTES, decode_origin
 from raft.testing.oracle import Operation
 from raft.testing.requests import Caller, RequestTable
 from raft.testing.snapshots import Receiver, Sender
-from raft.testing.storage import open_log
+from raft.testing.storage import CLUSTER_ID, DIRECTORY, open_log
 from raft.testing.weather import draw_speed
 from raft.testing.world import World
 from raft.testing.writer import SimLogWriter
@@ -113,6 +115,7 @@ class SimNode:
         """Recover from the disk, and begin to tick. The power may fail during recovery too."""
         world, profile = self.world, self.world.profile
         self.life += 1
+        maybe_lose_data(self, DIRECTORY, Identity(CLUSTER_ID, self.node_id, 1))
         if profile.crash_in_write and self.random.random() < profile.crash_in_write * 0.2:
             self.power.arm(self.random.randrange(12))
         self._begin_life()
@@ -136,6 +139,7 @@ class SimNode:
             membership=self._membership,
             applied_index=0 if self.is_lost else self.machine.applied_index,
             random=Random(self.random.getrandbits(64)),
+            is_recovering=self.is_recovering(),
         )
         self.view = self.core.membership
         world.cluster.restarted(self.node_id, self.view)
@@ -164,10 +168,15 @@ class SimNode:
         lost = cluster.nodes[self.node_id].last_index - store.last_index
         self.world.counts["entries_lost_unsynced"] += max(0, lost)
         previous_term = store.term(store.first_index - 1)
-        cluster.recovered(self.node_id, store.hard_state, log, store.first_index, previous_term)
+        first_index, lost_batch = store.first_index, store.lost_batch
+        cluster.recovered(self.node_id, store.hard_state, log, first_index, previous_term, lost_batch)
         self._open_machine()
         self._follow_note()
         self.is_lost = self._says_lost or self.machine.applied_index < store.first_index - 1
+
+    def is_recovering(self) -> bool:
+        """Whether this life begins as that of a member that lost durable data."""
+        return self.store.lost_batch > 0
 
     def _open_machine(self) -> None:
         """The machine finds what it last flushed; or nothing, if the log has all of it, or others do."""
@@ -183,6 +192,7 @@ class SimNode:
                 application.lose_state(self.node_id)
                 world.cluster.state_lost(self.node_id)
         self.machine = application.open_machine(self.node_id)
+        drop_state_ahead(self)
         self.can_snapshot = can_snapshot(self.machine)
         self._says_lost = getattr(self.machine, "is_lost", False)
         if self._says_lost:

@@ -55,6 +55,7 @@ PARTS: dict[str, Callable[[Profile], Profile]] = {
     "nudges": _fields(nudge_ticks=0.0),
     "compaction": _within("snapshots", compacts=False),
     "lost-states": _without_lost_states,
+    "lost-data": _fields(lose_data=0.0),
     "unasked-snapshots": _within("snapshots", unasked_ticks=0.0, send_again=0.0),
     "broken-pipes": _within("snapshots", break_piece=0.0, piece_delay_max=0),
     "drops": _within("network", drop=0.0),

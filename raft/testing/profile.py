@@ -18,6 +18,9 @@ from raft.testing.weather import FAIR, WeatherSettings, draw_lasting, draw_weath
 WEATHER_SHARE = 0.4
 """How many of the seeds have weather besides their faults (weather.py)."""
 
+LOST_DATA_SHARE = 0.3
+"""In how many of the seeds whose members do not change disks lose what was synced (lost_data.py)."""
+
 LASTING_SHARE = 0.6
 """In how many of them faults stop for a quorum only (calm.py)."""
 
@@ -160,6 +163,8 @@ class Profile:
     snapshots: SnapshotSettings = SnapshotSettings()
     membership: MembershipSettings = MembershipSettings()
     weather: WeatherSettings = FAIR
+    lose_data: float = 0.0
+    """Probability that a node which starts has lost the end of its log (lost_data.py)."""
 
 
 def draw_profile(random: Random) -> Profile:
@@ -228,6 +233,10 @@ def draw_profile(random: Random) -> Profile:
         profile = replace(profile, weather=draw_weather(random))
     if random.random() < LASTING_SHARE:
         profile = replace(profile, weather=replace(profile.weather, lasting=draw_lasting(random)))
+    if profile.membership.is_fixed and random.random() < LOST_DATA_SHARE:
+        # What is lost shows when others are down too, or are cut off, or come back.
+        lose_data, crash_ticks = random.choice((0.2, 0.5, 0.9)), random.choice((15.0, 40.0))
+        profile = replace(profile, lose_data=lose_data, crash_ticks=profile.crash_ticks or crash_ticks)
     return profile
 
 

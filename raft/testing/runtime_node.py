@@ -37,6 +37,7 @@ from raft.storage.record import Identity
 from raft.testing.clock import TICK, Time
 from raft.testing.disk import PowerCut, PowerCutDisk
 from raft.testing.invariants import Violation
+from raft.testing.lost_data import maybe_lose_data
 from raft.testing.node import FREQUENT_STEPS, INBOX_MESSAGES_MAX, SimNode
 from raft.testing.oracle import Operation
 from raft.testing.requests import Caller, RequestTable
@@ -101,6 +102,8 @@ class RuntimeSimNode(SimNode):
     def start(self) -> None:
         world, profile, random = self.world, self.world.profile, self.random
         self.life += 1
+        if hasattr(self, "directory"):
+            maybe_lose_data(self, self.directory.log_path, self.directory.identity)
         self._begin_life()
         if not world.calm and profile.crash_in_write and random.random() < profile.crash_in_write * 0.2:
             self.power.arm(random.randrange(30))
@@ -385,7 +388,8 @@ class RuntimeSimNode(SimNode):
         lost = cluster.nodes[self.node_id].last_index - store.last_index
         self.world.counts["entries_lost_unsynced"] += max(0, lost)
         previous_term = store.term(store.first_index - 1)
-        cluster.recovered(self.node_id, store.hard_state, log, store.first_index, previous_term)
+        first_index, lost_batch = store.first_index, store.lost_batch
+        cluster.recovered(self.node_id, store.hard_state, log, first_index, previous_term, lost_batch)
         self._open_machine()
 
     def _make_core(

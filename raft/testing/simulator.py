@@ -161,6 +161,7 @@ class Simulation:
             result.detail = f"{error} (in {where.name}, {os.path.basename(where.filename)}:{where.lineno})"
             self.note(0, "{}", traceback.format_exc())
         result.step, result.trace_hash = self.counts["events"], self.trace_hash
+        self.counts["members_recovered"] = self.cluster.members_recovered
         if result.violation:
             self.note(0, "VIOLATION of {}: {}", result.violation, result.detail)
         return result
@@ -237,6 +238,9 @@ class Simulation:
         """Return why the cluster cannot be called well, or ""."""
         membership = self.cluster.configurations.newest
         down = [m for m in self._well() if m not in self.nodes or not self.nodes[m].up]
+        recovering = [m for m in self._well() if self.cluster.is_recovering(m)]
+        if recovering:
+            return f"nodes {recovering} have not got back what they lost"
         if down:
             return f"nodes {down} are down"
         cores = {node_id: self.nodes[node_id].core for node_id in self._well()}
