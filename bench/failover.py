@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """How long writes stop when the leader is killed, is stopped in order, or hands leadership over.
 
-    python bench/failover.py --rounds 5
+    python bench/failover.py --rounds 20 --svg failover.svg
     python bench/failover.py --rounds 10 --how stop
     python bench/failover.py --rounds 10 --how transfer
 
-Under load on all members.
+Under load on all members. Of ours and of etcd, in turns of a few rounds each, so that both meet the same
+machine; each turn is on a fresh cluster.
 
 kill       SIGKILL to the first acknowledged write at a survivor. Only writes that were *sent* after the kill
            count: one that was in flight may be acknowledged by a commit from before it. A new write is sent
@@ -38,6 +39,7 @@ if __name__ == "__main__":
 import grpc.aio
 
 from bench.conditions import Conditions, sentence
+from bench.distribution import as_svg, as_text
 from bench.figures import columns, write_json
 from kvstore.pb.rpc_pb2 import MoveLeaderRequest, PutRequest
 from tests.process.cluster import Kind, LocalCluster, wait_until
@@ -46,6 +48,7 @@ from tests.process.rpc import Rpc, raw
 SCHEMA = "quorumlog-bench-failover/1"
 How = Literal["kill", "stop", "transfer"]
 KINDS: tuple[Kind, ...] = ("quorumlog", "etcd")
+TURN_ROUNDS = 5
 PROBE_EVERY_S = 0.01
 WRITE_TIMEOUT_S = 30.0
 LOADERS = 4
@@ -69,31 +72,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--heartbeat-interval", type=int, default=100, metavar="MS")
     parser.add_argument("--election-timeout", type=int, default=1000, metavar="MS")
     parser.add_argument("--directory", type=Path, default=Path("build"), help="on the disk to be measured")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture of the distributions")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="as of load.py")
     arguments = parser.parse_args(argv)
     arguments.directory.mkdir(parents=True, exist_ok=True)
     conditions = Conditions(arguments.directory)
-    report: dict[str, list[float]] = {}
-    usual: dict[str, list[float]] = {}
-    for kind in KINDS if arguments.kind == "both" else (arguments.kind,):
-        with (
-            tempfile.TemporaryDirectory(prefix="failover-", dir=arguments.directory) as name,
-            LocalCluster(
-                Path(name).resolve(),
-                kind=kind,
-                size=arguments.size,
-                heartbeat_ms=arguments.heartbeat_interval,
-                election_ms=arguments.election_timeout,
-            ) as cluster,
-        ):
-            report[kind], usual[kind] = asyncio.run(_rounds(cluster, arguments.rounds, arguments.how))
+    kinds = KINDS if arguments.kind == "both" else (arguments.kind,)
+    report: dict[str, list[float]] = {kind: [] for kind in kinds}
+    usual: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for first in range(0, arguments.rounds, TURN_ROUNDS):
+        for kind in kinds:
+            rounds = range(first, min(first + TURN_ROUNDS, arguments.rounds))
+            stalls_ms, usual_ms = _turn(kind, rounds, arguments)
+            report[kind] += stalls_ms
+            usual[kind] += usual_ms
     under = conditions.report()
     if arguments.json != "-":
         print(_table(report, usual, arguments))
+        print(f"\n{as_text(report)}\n")
         print(sentence(under))
+    if arguments.svg is not None:
+        arguments.svg.write_text(as_svg(report, _what(arguments)), encoding="utf-8")
     if arguments.json:
         settings = {
-            name: value for name, value in vars(arguments).items() if name not in ("json", "directory")
+            name: value for name, value in vars(arguments).items() if name not in ("json", "svg", "directory")
         }
         whole = {
             "schema": SCHEMA,
@@ -106,13 +108,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def _rounds(cluster: LocalCluster, rounds: int, how: How) -> tuple[list[float], list[float]]:
+def _turn(kind: Kind, rounds: range, arguments: Any) -> tuple[list[float], list[float]]:
+    with (
+        tempfile.TemporaryDirectory(prefix="failover-", dir=arguments.directory) as name,
+        LocalCluster(
+            Path(name).resolve(),
+            kind=kind,
+            size=arguments.size,
+            heartbeat_ms=arguments.heartbeat_interval,
+            election_ms=arguments.election_timeout,
+        ) as cluster,
+    ):
+        return asyncio.run(_rounds(cluster, rounds, arguments.how))
+
+
+async def _rounds(cluster: LocalCluster, rounds: range, how: How) -> tuple[list[float], list[float]]:
     cluster.start()
     await cluster.wait_healthy(timeout_s=60)
     async with _loaded(cluster):
         await asyncio.sleep(WARMUP_S)
     stalls_ms, usual_ms = [], []
-    for number in range(rounds):
+    for number in rounds:
         if how == "kill":
             stalls_ms.append(await _kill(cluster))
         else:
@@ -242,8 +258,12 @@ def _table(report: dict[str, list[float]], usual: dict[str, list[float]], argume
         if is_planned:
             figures.append(statistics.median(usual[kind]))
         rows.append([kind, str(len(stalls)), *(f"{value:,.0f} ms" for value in figures)])
+    return f"{columns(rows)}\n{_what(arguments)}"
+
+
+def _what(arguments: Any) -> str:
     return (
-        f"{columns(rows)}\n{arguments.how}; {arguments.size} members, heartbeat "
+        f"{arguments.how}; {arguments.size} members, heartbeat "
         f"{arguments.heartbeat_interval} ms, election timeout {arguments.election_timeout} ms"
     )
 
