@@ -54,6 +54,7 @@ from raft import (
     ConfigError,
     DataDirectory,
     InitialMember,
+    InvariantViolation,
     LogStalled,
     MemberRemoved,
     Node,
@@ -96,6 +97,11 @@ _LOG_LEVELS: Final = {
 
 _REMOVED_HELP: Final = (
     "That is `quorumlog member add`, and then a start with --initial-cluster-state existing"
+)
+
+_VIOLATION_HELP: Final = (
+    "This is a mistake of this program. Writes that were not answered may or may not have been applied. "
+    "What to do: report it with the log of this member, and start it again"
 )
 
 _EPILOG: Final = """\
@@ -158,6 +164,10 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_FATAL
     except (RaftError, StateError, OSError) as error:
         _complain(str(error))
+        return EXIT_FATAL
+    except InvariantViolation as error:
+        logger.critical("this member contradicts itself", exc_info=error)
+        _complain(f"{error}. {_VIOLATION_HELP}")
         return EXIT_FATAL
     return EXIT_OK
 

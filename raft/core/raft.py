@@ -77,6 +77,7 @@ from raft.core.ready import (
     StorageApply,
 )
 from raft.core.recovering import Recovering
+from raft.core.self_check import check_leadership, check_log, check_promises
 from raft.core.types import (
     ENTRY_OVERHEAD_BYTES,
     NO_NODE,
@@ -527,6 +528,7 @@ class Raft(Recovering):
             self._leadership.pump()
             # A group of one confirms its reads in the same turn.
             self._finish_reads()
+        self._check_itself()
         ready = Ready(
             messages=self._messages,
             append=self._take_append(),
@@ -546,6 +548,14 @@ class Raft(Recovering):
         if self._leadership is not None:
             ready.snapshots_wanted, self._leadership.snapshots_wanted = self._leadership.snapshots_wanted, []
         return ready
+
+    def _check_itself(self) -> None:
+        """Raises InvariantViolation: this process must end."""
+        now = HardState(self.term, self.voted_for, self.log.commit_index)
+        check_log(self.log)
+        check_promises(self._last_hard_state, now)
+        if self._leadership is not None:
+            check_leadership(self._leadership, self.log, self.node_id, now)
 
     def _take_append(self) -> StorageAppend | None:
         entries = self.log.take_unstable()

@@ -92,6 +92,8 @@ class Applier:
         """The one under way: a machine that pauses has left it in its middle."""
         self._apply_sliced = getattr(machine, "apply_sliced", None)
         self._queued_index: LogIndex = queued_index
+        self._begun_index: LogIndex = queued_index
+        """Last entry of the newest group."""
         self._queued_bytes = 0
         self._flushed_bytes = 0
         """`_queued_bytes` when the last flush began."""
@@ -163,6 +165,7 @@ class Applier:
         queued = [entry for entries in self._queue for entry in entries if entry.index > index]
         self._queue.clear()
         self._queued_index = max(self._queued_index, index)
+        self._begun_index = index
         for start, end in _slices(queued)[0]:
             self._queue.append(queued[start:end])
         self.flushed_index = index
@@ -183,6 +186,12 @@ class Applier:
             self._failed(_fatal("flush", error))
             return
         self._stats.flushes += 1
+        if index > self._begun_index:
+            # The log would be cut where nothing durable stands for it.
+            self._failed(
+                StateMachineError(f"the state machine flushed {index}, it was given {self._begun_index}")
+            )
+            return
         self.flushed_index = max(self.flushed_index, index)
         self._told_flushed()
 
@@ -202,6 +211,9 @@ class Applier:
             commands.append(Command(index, term, data[ORIGIN_BYTES:]))
             sequences.append(sequence if run_id == own_run_id else 0)
         applied_index = entries[-1].index
+        if entries[0].index != self._begun_index + 1:
+            raise InvariantViolation(f"entry {entries[0].index} is to be applied after {self._begun_index}")
+        self._begun_index = applied_index
         if self._apply_sliced is not None:
             return _Group(entries, sequences, self._apply_sliced(commands, applied_index))
         return _Group(entries, sequences, _whole(self._machine, commands, applied_index))
@@ -222,6 +234,11 @@ class Applier:
         if len(results) != len(sequences):
             raise StateMachineError(
                 f"the state machine returned {len(results)} results for {len(sequences)} commands"
+            )
+        if self._machine.applied_index != entries[-1].index:
+            # It would be given the same again at the next start, or never what it has left out.
+            raise StateMachineError(
+                f"the state machine is at {self._machine.applied_index} after it applied {entries[-1].index}"
             )
         for sequence, result in zip(sequences, results, strict=True):
             if sequence:

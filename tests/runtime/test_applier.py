@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 
 import pytest
 
+from raft.core.errors import InvariantViolation
 from raft.core.types import Entry, EntryKind
 from raft.runtime.applier import Applier, StateMachineError
 from raft.runtime.proposals import ORIGIN
@@ -152,3 +153,45 @@ def test_an_error_after_a_pause_is_fatal_too(parts: tuple[Applier, Pausing, Wait
         for _ in range(200):
             applier.run()
     assert not waiting.results
+
+
+def test_a_machine_that_is_not_where_it_was_brought_is_fatal(parts: tuple[Applier, Pausing, Waiting]) -> None:
+    """Its next start would be given the same commands again, or never those that it left out."""
+    applier, machine, waiting = parts
+    applier._machine = _Behind(machine)  # type: ignore[assignment]
+    applier.submit([entry(1, b"\x00")])
+    with pytest.raises(StateMachineError, match="is at 0 after it applied 1"):
+        applier.run()
+    assert not waiting.results, "nobody was told that it was applied"
+
+
+class _Behind:
+    """Applies everything, and says that it has not."""
+
+    applied_index = 0
+
+    def __init__(self, machine: Pausing) -> None:
+        self.apply_sliced = machine.apply_sliced
+
+
+def test_a_flush_of_what_was_never_given_is_fatal(parts: tuple[Applier, Pausing, Waiting]) -> None:
+    """The log would be cut where nothing stands for it."""
+    applier, _, _ = parts
+    errors: list[BaseException] = []
+    applier._failed = errors.append
+    applier.submit([entry(1, b"\x00")])
+    applier.run()
+    applier._flushed(1, None)
+    assert not errors and applier.flushed_index == 1
+    applier._flushed(2, None)
+    assert applier.flushed_index == 1 and "flushed 2, it was given 1" in str(errors[0])
+
+
+def test_a_hole_in_the_queue_is_never_applied(parts: tuple[Applier, Pausing, Waiting]) -> None:
+    applier, machine, _ = parts
+    applier.submit([entry(1, b"\x00")])
+    applier.submit([entry(2, b"\x00")])
+    del applier._queue[0]
+    with pytest.raises(InvariantViolation, match="entry 2 is to be applied after 0"):
+        applier.run()
+    assert not machine.seen
