@@ -469,7 +469,8 @@ class Cluster:
                 self.outgoing_index = record.commit_index
 
     def durable_match_of(self, node_id: NodeId) -> LogIndex:
-        """Return through which index a node has the committed log durably: 0 if it was never started."""
+        """Return through which index a node has the committed log durably: 0 if it was never started. One
+        that lost data had it once, and counts for no more until it is well."""
         record = self.nodes.get(node_id)
         if record is None:
             return 0
@@ -485,4 +486,4 @@ class Cluster:
         end = min(len(durable), len(committed)) - 1
         while match < end and durable[match + 1].term == committed[match + 1].term:
             match += 1
-        record.durable_match = match
+        return match
