@@ -24,8 +24,9 @@ recovery either, since 90 may be one. So the leader has to take part:
   it answers without the run id.
 * The leader counts X again when such an answer acknowledges the goal. A late one from before the loss cannot.
 
-A leader that is elected later begins from nothing, and sets a goal of its own. A voter alone has no leader:
-it must not be started at all (docs/adr/0014).
+A leader that is elected later begins from nothing, and sets a goal of its own. X may have ended by the former
+one's: then it votes, and to this leader it goes on saying its run id until it has its goal too. A voter alone
+has no leader: it must not be started at all (docs/adr/0014).
 
 Source: ARCHITECTURE.md 4; the fault model of Alagappan et al., "Protocol-Aware Recovery for Consensus-Based
 Storage" (FAST 2018).
@@ -43,9 +44,27 @@ class Recovering(Failover):
 
     # At the member
 
+    _goal_owed: RecoveryGoal | None = None
+    """What a leader still waits for that heard of the loss and not of its end."""
+
     def _step_recovery_goal(self, message: RecoveryGoal) -> None:
-        if message.run_id == self._recovering_run and message.sender == self.leader:
+        if message.sender != self.leader:
+            return
+        if message.run_id == self._recovering_run:
             self._recovery_goal_index = message.index
+        elif not self.is_recovering:
+            # The goal was an earlier leader's, or that life is over. Until it has this one's goal, what it
+            # answers cannot be told from what it said before the loss, if it does not go on saying so: the
+            # leader would take nothing, fill its window, and send no more.
+            self._goal_owed = message
+
+    @property
+    def _answering_run(self) -> int:
+        """What acknowledgements say: under which name the leader of this term knows them to be recent."""
+        owed = self._goal_owed
+        if owed is not None and owed.term == self.term and self.log.stable_index < owed.index:
+            return owed.run_id
+        return self._recovering_run
 
     def _may_end_recovery(self) -> bool:
         """Whether all is there again, and the log writer was not yet asked to note it."""
@@ -71,7 +90,7 @@ class Recovering(Failover):
                 term=self.term,
                 rejected=False,
                 match_index=match_index,
-                recovering=self._recovering_run,
+                recovering=self._answering_run,
             )
         )
 

@@ -280,7 +280,8 @@ class Chaos:
                 for _ in range(len(self.network)):
                     self._carry("deliver", 0)
             leaders = [node for node in self.nodes.values() if node.leads]
-            if leaders and not any(self.reads.values()) and self._agree():
+            is_idle = leaders and not leaders[-1].core.transfer_target and not any(self.reads.values())
+            if is_idle and self._agree():
                 break
         else:
             raise AssertionError("no rest: " + str([node.core.status() for node in self.nodes.values()]))
