@@ -253,7 +253,9 @@ class StateFailed(StateError):
 def state_failed(path: str, error: Exception) -> StateFailed:
     """Return what to raise where the files under `path` met `error`, of LevelDB or of the system."""
     text = str(error)
-    if isinstance(error, OSError) and error.strerror and error.filename:
+    if error.args and isinstance(error.args[0], bytes):
+        text = error.args[0].decode(errors="replace")  # as LevelDB's errors come
+    elif isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.strerror} ({error.filename})"
     return StateFailed(
         path,

@@ -107,6 +107,13 @@ class Workload:
         process, self._next_process = self._next_process, self._next_process + 1
         await self._call(rpc, member, process, Range(b"\0", b"\0"), {})
 
+    async def write(self, rpc: Rpc, member: int, *, size: int = 0) -> None:
+        """Make one put on a channel of the caller's, as a new client, of a value of at least `size` bytes."""
+        process, self._next_process = self._next_process, self._next_process + 1
+        # Of noise, since the store packs what it can.
+        value = b"value-of-client-%d" % process + random.Random(process).randbytes(size)
+        await self._call(rpc, member, process, Put(self._keys[process % len(self._keys)], value), {})
+
     def _raise_failed(self) -> None:
         for task in self._tasks:
             if task.done():
