@@ -119,7 +119,7 @@ def run_verify(args: argparse.Namespace) -> Exit:
         summary = f"{found.path}: {found.verdict}: {len(written)} segments"
         if found.scan is not None:
             first, last = found.scan.positions.first_index, found.scan.terms.last_index
-            summary += f", {_span(first, last)}, {found.scan.batch} batches"
+            summary += f", {_span(first, last)}, last batch {found.scan.batch}"
         output.line(summary)
         _print_findings(output, found)
 
@@ -165,6 +165,9 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
             ("cluster", f"{identity.cluster_id:x}"),
             ("incarnation", f"{identity.incarnation:016x}"),
         ]
+        members = found.directory.members.items()
+        began = ", ".join(f"{member_id:x} ({member.name})" for member_id, member in members)
+        rows.append(("cluster began with", began))
         if found.directory.is_removed:
             rows.append(("removed", "it was told that it is no member any more"))
     if found.hard_state is not None:
@@ -178,7 +181,7 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
     if found.scan is not None:
         scan = found.scan
         rows += [
-            ("entries", _span(scan.positions.first_index, scan.terms.last_index)),
+            ("log", _span(scan.positions.first_index, scan.terms.last_index)),
             ("last batch", str(scan.batch)),
         ]
     if found.installing is not None:
@@ -342,6 +345,7 @@ def _json(found: Inspection) -> dict[str, Any]:
         fields["last_batch"] = found.scan.batch
     if found.directory is not None:
         fields["identity"] = found.directory.identity._asdict()
+        fields["initial_members"] = {f"{one:x}": it.name for one, it in found.directory.members.items()}
         fields["is_joined"] = found.directory.is_joined
         fields["is_removed"] = found.directory.is_removed
     if found.installing is not None:

@@ -64,7 +64,14 @@ def test_a_sound_directory(data_dir: Path, capfdbinary: pytest.CaptureFixture[by
     assert status == 0 and "sound" in text and "entries 1 to 19" in text
     status, text = run(capfdbinary, "inspect", str(data_dir), "--from", "5", "--to", "9", "--limit", "3")
     assert status == 0
-    for part in ("member", "a1", "term 1, vote a1", "high-water mark", "0000000000000001.segment", "--limit"):
+    for part in (
+        "member",
+        "a1 (n1)",
+        "term 1, vote a1",
+        "high-water mark",
+        "0000000000000001.segment",
+        "--limit",
+    ):
         assert part in text, text
     assert [line.split()[0] for line in text.splitlines() if " command " in line] == ["5", "6", "7"]
 
@@ -76,7 +83,7 @@ def test_as_json(data_dir: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> N
     assert found["identity"]["node_id"] == 0xA1 and found["hard_state"]["term"] == 1
     assert [entry["index"] for entry in found["entries"]] == [1, 2] and found["more_entries"]
     assert found["segments"][1]["previous_crc"] == found["segments"][0]["last_crc"]
-    assert found["in_use_by"] is None
+    assert found["in_use_by"] is None and found["initial_members"] == {"a1": "n1"}
 
 
 def test_damage_is_status_1(data_dir: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
