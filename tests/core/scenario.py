@@ -26,6 +26,7 @@ outputs anew; the diff is then the review.
     send-snapshot 1->2          of 1's state as it is now; 1's shell says that it came
     unreachable 1 2             1's transport says that messages to 2 were lost
     refused 1 2                 1's transport says that nobody listens where 2 should
+    stalled 1 [over]            1's shell says that a write of its log hangs; that it has returned
     log 1 | state | members | progress 1 | network | count
     quiet COMMAND               the same without its output; `count` says how many messages it took
 """
@@ -277,6 +278,9 @@ class Scenario:
 
     def do_refused(self, words: list[str]) -> None:
         self._live(words[0]).core.leader_unreachable(int(words[1]))
+
+    def do_stalled(self, words: list[str]) -> None:
+        self._live(words[0]).core.log_stalled("over" not in words)
 
     # Effects
 
