@@ -60,7 +60,10 @@ class Database:
         """Read what is in `level_db`, which lies in `slot`, and own it. Raises StateError."""
         self.level_db = level_db
         self.slot = slot
-        self._views = 0
+        self.last_view = 0
+        """Views are numbered from 1, and this one was made last."""
+        self._views: dict[int, None] = {}
+        """Numbers of those that are open, in ascending order."""
         self._when_unread: Callable[[], None] | None = None
         try:
             self.facts = _read_facts(level_db, slot)
@@ -78,19 +81,26 @@ class Database:
         self, revision: int, compact_revision: int, *, is_swept: bool, dooms: Sequence[Doom]
     ) -> SnapshotView:
         """Hold the state as it is now; the rest is what is known of it at this moment."""
+        self.last_view += 1
+        number = self.last_view
         view = SnapshotView(
             self.level_db.snapshot(),
             revision,
             compact_revision,
             is_swept=is_swept,
             dooms=dooms,
-            released=self._released,
+            released=lambda: self._released(number),
         )
-        self._views += 1
+        self._views[number] = None
         return view
 
-    def _released(self) -> None:
-        self._views -= 1
+    def has_views_through(self, number: int) -> bool:
+        """Whether a view with this number, or an older one, is open."""
+        oldest = next(iter(self._views), None)
+        return oldest is not None and oldest <= number
+
+    def _released(self, number: int) -> None:
+        del self._views[number]
         self._maybe_unread()
 
     def when_unread(self, call: Callable[[], None]) -> None:

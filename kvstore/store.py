@@ -142,6 +142,8 @@ class Store(ReadableStore):
             state=lambda: (self._swept, self._compact_revision),
             is_done=lambda: self.is_swept and not self._dooms,
             sweep_slice=self.sweep_slice,
+            last_view=lambda: database.last_view,
+            has_views_through=database.has_views_through,
             sync=lambda: self._sync(database),
             size_bytes=database.size_bytes,
             failed=lambda error: self._background_failed(error, database),

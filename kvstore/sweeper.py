@@ -14,10 +14,9 @@ removal it is asked to (`state_directory.compact_range`), off the loop and piece
 request runs, LevelDB merges nothing else, and if that lasts until too many young tables lie about, it holds
 up writes.
 
-Until then a deleted record is a mark, and a scan that comes upon a long row of marks steps over all of them
-in one call of LevelDB: a third of a second for a million. So no row may become long. After
-`GRAVE_RECORDS_MAX` records of a kind, or `HISTORY_GRAVE_RECORDS_MAX` of history's, the sweeper rests until
-LevelDB has merged where they lay.
+Until then a deleted record is a mark, and no row of marks may become long (kvstore.graves): after every so
+many records of a kind the sweeper rests until LevelDB has merged where they lay. If a view is open that is
+older than they are, that would be in vain, and waits for the view's end; the sweeper goes on.
 """
 
 from __future__ import annotations
@@ -25,12 +24,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 
 from kvstore.errors import SERVER_STOPPED, ApiError
+from kvstore.graves import Grave, Graves, touch
 from kvstore.keys import EVENT, INDEX, INDEX_END, LATEST, LATEST_END, pack_revision
 from kvstore.state_directory import compact_range
 from kvstore.sweep import SweptSlice, swept_end
@@ -50,38 +51,18 @@ RECLAIM_SHARE = 8
 UNSYNCED_BYTES_MAX = 16 * 1024 * 1024
 """Of tombstones, which lie in LevelDB's memory until somebody has it written."""
 
-GRAVE_RECORDS_MAX = 20_000
-"""Marks in a row: 6 ms for a scan."""
-HISTORY_GRAVE_RECORDS_MAX = 50_000
-"""The same among versions and events, 15 ms: few scan these, and long. A merge rewrites every table that it
-touches, on each level, and these hold some tens of thousands of records: if it is for few of them, the same
-tables are rewritten again and again."""
 GRAVE_SHARE = 8
 """Where fewer than this part of a range was removed there is no long row of marks in it."""
+
+OLD_VIEW_POLL_S = 1.0
+"""How often it is looked whether the views that are in the way of a merge are closed, if there is nothing
+else to do."""
 
 PIECE_BYTES = 16 * 1024 * 1024
 """What one compact_range rewrites: a few tables, some tenths of a second."""
 
 SPLIT_BYTES = 64
 """How deep into keys a range is halved. Keys that agree further than that stay in one piece."""
-
-
-class _Grave:
-    """What was removed of one family of records since LevelDB merged last."""
-
-    __slots__ = ("count", "high", "low", "size_bytes")
-
-    def __init__(self, record: bytes) -> None:
-        self.low = self.high = record
-        self.count = self.size_bytes = 0
-
-    def add(self, record: bytes, size_bytes: int) -> None:
-        if record < self.low:
-            self.low = record
-        elif record > self.high:
-            self.high = record
-        self.count += 1
-        self.size_bytes += size_bytes
 
 
 class Sweeper:
@@ -95,12 +76,15 @@ class Sweeper:
         state: Callable[[], tuple[bytes, int]],
         is_done: Callable[[], bool],
         sweep_slice: Callable[[], SweptSlice],
+        last_view: Callable[[], int],
+        has_views_through: Callable[[int], bool],
         sync: Callable[[], None],
         size_bytes: Callable[[], int],
         failed: Callable[[Exception], object],
     ) -> None:
         """`state`: how far it is swept, and the compact revision. `is_done`: nothing is left.
-        `sync`: makes what was written durable, from any thread. `failed` is told of any error."""
+        `last_view`, `has_views_through`: see Graves. `sync`: makes what was written durable, from any thread.
+        `failed` is told of any error."""
         self._db = db
         self._state = state
         self._is_done = is_done
@@ -110,6 +94,8 @@ class Sweeper:
         self._failed = failed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._is_idle = False
+        """The timer, if there is one, is to look at views only."""
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="kvstore sweep")
         self._stopped = threading.Event()
@@ -122,7 +108,9 @@ class Sweeper:
         """How long a pause is, in slices."""
         self._due_s = 0.0
         """When the next slice was to begin; 0 if at once."""
-        self._graves: dict[bytes, _Grave] = {}
+        self._graves = Graves(db, last_view, has_views_through)
+        self._pieces: deque[tuple[bytes, bytes]] = deque()
+        """What LevelDB is still to be asked for."""
         self._is_resting = False
 
     def start(self) -> None:
@@ -161,10 +149,18 @@ class Sweeper:
 
     def wake(self) -> None:
         """Begin a pass, unless one is under way or there is nothing to do."""
-        if self._loop is None or self._timer is not None or self._is_resting or self._stopped.is_set():
+        if self._loop is None or self._is_resting or self._stopped.is_set():
             return
-        if not self._is_done():
+        if self._timer is not None:
+            if not self._is_idle or self._is_done():
+                return
+            self._timer.cancel()
+            self._timer = None
+        self._is_idle = self._is_done()
+        if not self._is_idle:
             self._timer = self._loop.call_later(0, self._run_slice)
+        elif self._graves.has_full:
+            self._timer = self._loop.call_later(OLD_VIEW_POLL_S, self._run_slice)
 
     async def wait(self, revision: int) -> bool:
         """Return True when what a compaction at `revision` removes is gone, durably; False if another state
@@ -200,7 +196,38 @@ class Sweeper:
             return
         self._is_reclaiming = True
         self._removed_bytes = 0
-        self._threads.submit(self._reclaim, self._state()[1]).add_done_callback(self._reclaimed)
+        events = EVENT, EVENT + pack_revision(max(self._state()[1], 0) + 1, 0)
+        # Deletes leave holes among the newest versions too.
+        for start, stop in (events, (INDEX, INDEX_END), (LATEST, LATEST_END)):
+            self._pieces.extend(pieces(self._approximate_size, start, stop, PIECE_BYTES))
+        self._reclaim_next()
+
+    def _reclaim_next(self) -> None:
+        """Have the next piece rewritten, in a thread; then leave LevelDB alone for as long as that took."""
+        assert self._loop is not None
+        if self._stopped.is_set() or not self._pieces:
+            self._pieces.clear()
+            self._is_reclaiming = False
+            return
+        start, stop = self._pieces.popleft()
+        try:
+            touch(self._db, start)
+            touch(self._db, stop)
+        except Exception as error:
+            self._failed(error)
+            return
+        work = self._loop.run_in_executor(self._threads, self._reclaim, start, stop)
+        work.add_done_callback(self._reclaimed)
+
+    def _reclaimed(self, done: asyncio.Future[float]) -> None:
+        if done.cancelled() or self._stopped.is_set():
+            return
+        if (error := done.exception()) is not None:
+            assert isinstance(error, Exception)
+            self._failed(error)
+            return
+        assert self._loop is not None
+        self._loop.call_later(done.result(), self._reclaim_next)
 
     def slice_now(self) -> None:
         """Do a slice although it is not yet time for it."""
@@ -213,14 +240,14 @@ class Sweeper:
         self._set_pace()
         began = perf_counter()
         try:
-            done = self._sweep_slice()
+            if not self._is_done():
+                self._account(self._sweep_slice())
+            graves = self._graves.take_ripe()
         except Exception as error:
             self._failed(error)
             return
-        self._account(done)
         assert self._loop is not None
-        if full := [family for family, grave in self._graves.items() if grave.count >= _grave_max(family)]:
-            graves = [self._graves.pop(family) for family in full]
+        if graves:
             self._rest(lambda: self._merge(graves))
         elif self._unsynced_bytes >= UNSYNCED_BYTES_MAX:
             self._unsynced_bytes = 0
@@ -231,6 +258,7 @@ class Sweeper:
             self._timer = self._loop.call_at(self._due_s, self._run_slice)
         else:
             self._maybe_reclaim()
+            self.wake()  # for what waits for an old view
 
     def _set_pace(self) -> None:
         """Make the pauses longer if this slice comes late, shorter if it comes in time."""
@@ -251,10 +279,7 @@ class Sweeper:
         self._unsynced_bytes += done.written_bytes
         for record, size_bytes in done.removed:
             self._removed_bytes += size_bytes
-            grave = self._graves.get(record[:1])
-            if grave is None:
-                grave = self._graves[record[:1]] = _Grave(record)
-            grave.add(record, size_bytes)
+            self._graves.add(record, size_bytes)
         for revision, future in self._waiting:
             if swept_end(revision) <= done.swept and not future.done():
                 future.set_result(None)
@@ -275,12 +300,11 @@ class Sweeper:
         self._removed_bytes = max(self._removed_bytes - (done.result() or 0), 0)
         if self._is_done():
             self._maybe_reclaim()
-        else:
-            self.wake()
+        self.wake()
 
     # -- in a thread ------------------------------------------------------------------------------------
 
-    def _merge(self, graves: list[_Grave]) -> int:
+    def _merge(self, graves: list[Grave]) -> int:
         """Return how many of the bytes that lay in `graves` LevelDB has given back."""
         given_back = 0
         for grave in graves:
@@ -294,29 +318,15 @@ class Sweeper:
                 given_back += grave.size_bytes
         return given_back
 
-    def _reclaim(self, compact_revision: int) -> None:
-        events = EVENT, EVENT + pack_revision(max(compact_revision, 0) + 1, 0)
-        # Deletes leave holes among the newest versions too.
-        for start, stop in (events, (INDEX, INDEX_END), (LATEST, LATEST_END)):
-            for piece_start, piece_stop in pieces(self._approximate_size, start, stop, PIECE_BYTES):
-                began = perf_counter()
-                if self._stopped.is_set():
-                    return
-                compact_range(self._db, piece_start, piece_stop)
-                self._stopped.wait(perf_counter() - began)
+    def _reclaim(self, start: bytes, stop: bytes) -> float:
+        """Return how long it took, in seconds."""
+        began = perf_counter()
+        compact_range(self._db, start, stop)
+        return perf_counter() - began
 
     def _approximate_size(self, start: bytes, stop: bytes) -> int:
         size: int = self._db.approximate_size(start, stop)
         return size
-
-    def _reclaimed(self, done: Any) -> None:
-        self._is_reclaiming = False
-        if not done.cancelled() and (error := done.exception()) is not None:
-            self._failed(error)
-
-
-def _grave_max(family: bytes) -> int:
-    return GRAVE_RECORDS_MAX if family == LATEST else HISTORY_GRAVE_RECORDS_MAX
 
 
 def pieces(

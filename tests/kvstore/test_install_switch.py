@@ -191,18 +191,21 @@ async def test_a_piece_of_the_old_state_that_is_being_rewritten_is_waited_for(
     began, go_on = threading.Event(), threading.Event()
     closed: list[bool] = []
 
-    def reclaim(compact_revision: int) -> None:
+    def reclaim(start: bytes, stop: bytes) -> float:
         began.set()
         go_on.wait(DEADLINE_S)
         closed.append(store._database.level_db.closed)
         old.level_db.compact_range(start=b"a", stop=b"z")
+        return 0.0
 
     monkeypatch.setattr(store._sweeper, "_reclaim", reclaim)
     old = store._database
+    fill(store, *(PutRequest(key=b"%d" % i, value=os.urandom(20_000)) for i in range(20)))
+    store.flush()
     store.start()
     store.reclaim_soon()
-    await asyncio.to_thread(began.wait, DEADLINE_S)
-    fill(sender, PutRequest(key=b"k"))
+    assert await asyncio.to_thread(began.wait, DEADLINE_S)
+    fill(sender, *(PutRequest(key=b"k") for _ in range(40)))
     install(store, sender)
     await asyncio.sleep(0.05)
     assert store._replaced and not old.level_db.closed

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kvstore import dooms, sweep, sweeper
+from kvstore import dooms, graves, sweep, sweeper
 from kvstore.keys import EVENT, INDEX, LATEST, LATEST_END, META_DOOM
 from kvstore.pb.rpc_pb2 import (
     Compare,
@@ -162,17 +162,17 @@ async def test_the_dead_are_removed_in_the_background(store: Store) -> None:
 
 async def test_no_long_row_of_marks_is_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """LevelDB merges where records were removed before more of them go: seldom among those of history."""
-    monkeypatch.setattr(sweeper, "GRAVE_RECORDS_MAX", 1000)
-    monkeypatch.setattr(sweeper, "HISTORY_GRAVE_RECORDS_MAX", 3000)
+    monkeypatch.setattr(graves, "GRAVE_RECORDS_MAX", 1000)
+    monkeypatch.setattr(graves, "HISTORY_GRAVE_RECORDS_MAX", 3000)
     filled(store, 8000)
     sizes: dict[bytes, list[int]] = {LATEST: [], INDEX: [], EVENT: []}
     lying_before: list[int] = []
     merge = store._sweeper._merge
 
-    def merge_and_look(graves: Any) -> int:
+    def merge_and_look(ripe: Any) -> int:
         before = lying(store)
-        given_back = merge(graves)
-        for grave in graves:
+        given_back = merge(ripe)
+        for grave in ripe:
             sizes[grave.low[:1]].append(grave.count)
         lying_before.append(before - lying(store))
         return given_back
@@ -207,12 +207,12 @@ async def test_space_that_merges_have_given_back_is_not_asked_for_again(
         fill(store, compaction(store.revision))
         await until(lambda: not store._dooms and store.is_swept and not store._sweeper._is_resting)
 
-    monkeypatch.setattr(sweeper, "GRAVE_RECORDS_MAX", 1000)
-    monkeypatch.setattr(sweeper, "HISTORY_GRAVE_RECORDS_MAX", 1000)
+    monkeypatch.setattr(graves, "GRAVE_RECORDS_MAX", 1000)
+    monkeypatch.setattr(graves, "HISTORY_GRAVE_RECORDS_MAX", 1000)
     await removed()
     assert not asked and store._sweeper._removed_bytes < 200_000
-    monkeypatch.setattr(sweeper, "GRAVE_RECORDS_MAX", 10**6)
-    monkeypatch.setattr(sweeper, "HISTORY_GRAVE_RECORDS_MAX", 10**6)
+    monkeypatch.setattr(graves, "GRAVE_RECORDS_MAX", 10**6)
+    monkeypatch.setattr(graves, "HISTORY_GRAVE_RECORDS_MAX", 10**6)
     filled(store, 8000)
     await removed()
     assert asked and asked[-1] >= 200_000
