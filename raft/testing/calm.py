@@ -10,6 +10,7 @@ quorum only (TigerBeetle's simulator does the same). The others stay as they are
     deaf                is heard by everyone, hears nobody: it asks for votes again and again (trap 24, 25 c).
     few_links           linked to so few that these and it are no majority (trap 25 a).
     slow                a disk fifty times as slow; but it is linked, and must catch up like everyone.
+    stalled             a disk that never answers: who has it must not lead (trap 31). Of real nodes only.
 
 Those that can go on to ask for votes are harmless only with pre-vote and with leaders that check their
 quorum; without these nothing is promised (dissertation 6.4.2 and 9.6), and they are cut off instead.
@@ -33,9 +34,11 @@ from raft.testing.oracle import Operation
 from raft.testing.shapes import Link, both_ways
 from raft.testing.world import World
 
-NEED_PRE_VOTE = ("deaf", "few_links")
+NEED_PRE_VOTE = ("deaf", "few_links", "stalled")
 
 SLOW_DISK_FACTOR = 50
+
+FOR_EVER = 1_000_000 * TICK
 
 VISIT_ELECTIONS = 4
 """Election timeouts after which a visitor gives an answer up, and asks again."""
@@ -61,19 +64,23 @@ def draw_remains(world: World, random: Random) -> Remains:
     lasting = profile.weather.lasting
     if not lasting or not profile.membership.is_fixed:
         return remains
-    voters = sorted(membership.voters)
-    minority = (len(voters) - 1) // 2
-    some = random.sample(voters, random.randrange(1, minority + 1)) if minority else []
     if any(record.is_recovering for record in world.cluster.nodes.values()):
         # Then a quorum without that one is needed: all the others, perhaps.
         return remains
+    voters = sorted(membership.voters)
+    minority = (len(voters) - 1) // 2
+    some = random.sample(voters, random.randrange(1, minority + 1)) if minority else []
     if not some or not world.cluster.may_remove(some):
         # What all others have lost only these may still have.
         return remains
     is_patient = profile.core.pre_vote and profile.core.check_quorum
     for node_id in some:
         kind = random.choice(lasting)
-        remains.kinds[node_id] = kind if is_patient or kind not in NEED_PRE_VOTE else "cut_off"
+        if kind in NEED_PRE_VOTE and not is_patient:
+            kind = "cut_off"
+        elif kind == "stalled" and not world.sees_stalls:
+            kind = "slow"
+        remains.kinds[node_id] = kind
     for node_id in some:
         remains.links += _links(node_id, remains.kinds[node_id], some, voters, random)
     return remains
@@ -106,6 +113,8 @@ def break_node(node: SimNode, kind: str) -> None:
         node.pause()
     elif kind == "slow":
         node.slow_disk_factor = SLOW_DISK_FACTOR
+    elif kind == "stalled":
+        node.stalled_until = FOR_EVER
 
 
 class Visitor(Client):

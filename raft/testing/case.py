@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 
 from raft.core.raft import Raft
 from raft.runtime.node import Node
 from raft.testing.node import SimNode
-from raft.testing.plants import PLANTS
-from raft.testing.runtime_plants import RUNTIME_PLANTS
-from raft.testing.runtime_simulator import RuntimeSimulation
+from raft.testing.plants import PLANTS, Plant
+from raft.testing.runtime_plants import RUNTIME_PLANTS, RuntimePlant
+from raft.testing.runtime_simulator import RuntimeSimulation, runtime_profile
 from raft.testing.simulator import STEPS, Result, Simulation
 from raft.testing.world import Story
 
@@ -37,24 +38,42 @@ class Case:
     without: tuple[str, ...] = ()
 
     def simulation(self, story: Story | None = None) -> Simulation:
-        if not self.runtime:
-            plant = PLANTS[self.plant] if self.plant else None
-            ignored = plant.direct if plant and self.indirect else frozenset[str]()
-            return Simulation(
-                self.seed, steps=self.steps, plant=plant, ignored=ignored, story=story, without=self.without
-            )
-        node_class, make_core, ignored = Node, Raft, frozenset[str]()
+        if self.runtime:
+            return self._runtime_simulation(story)
+        plant = PLANTS[self.plant] if self.plant else None
+        profile = None
+        if plant and plant.weather:
+            profile = plant.weather(Simulation(self.seed).profile, Random(self.seed))
+        return Simulation(
+            self.seed,
+            steps=self.steps,
+            plant=plant,
+            ignored=plant.direct if plant and self.indirect else frozenset(),
+            story=story,
+            profile=profile,
+            without=self.without,
+        )
+
+    def _runtime_simulation(self, story: Story | None) -> Simulation:
+        plant: Plant | RuntimePlant | None = None
+        node_class, make_core = Node, Raft
         if self.plant in RUNTIME_PLANTS:
-            node_class, ignored = RUNTIME_PLANTS[self.plant].node_class, RUNTIME_PLANTS[self.plant].direct
+            plant = RUNTIME_PLANTS[self.plant]
+            node_class = plant.node_class
         elif self.plant:
-            make_core, ignored = PLANTS[self.plant].raft, PLANTS[self.plant].direct
+            plant = PLANTS[self.plant]
+            make_core = plant.raft
+        profile = runtime_profile(self.seed)
+        if plant and plant.weather:
+            profile = plant.weather(profile, Random(self.seed))
         return RuntimeSimulation(
             self.seed,
             steps=self.steps,
             node_class=node_class,
             make_core=make_core,
-            ignored=ignored if self.indirect else frozenset(),
+            ignored=plant.direct if plant and self.indirect else frozenset(),
             story=story,
+            profile=profile,
             without=self.without,
         )
 

@@ -141,12 +141,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "calm_but_deaf",
         "calm_but_few_links",
         "calm_but_slow",
+        "calm_but_stalled",
     ),
 }
 """Every counter, in the order of the summary."""
 
 NOT_IN_SHELL = frozenset(
     {
+        "calm_but_stalled",
         "changes_told_of",
         "ends_by_stall",
         "log_stalls",

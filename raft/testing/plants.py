@@ -8,7 +8,9 @@ asserts within how many seeds each is found.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from random import Random
 
 from raft.core.leader import Leadership
 from raft.core.messages import AppendEntries
@@ -17,6 +19,21 @@ from raft.core.raft import Raft
 from raft.core.ready import ReadState, Ready, Role
 from raft.core.types import Entry, HardState, LogIndex, LogPosition, SnapshotMeta, Term
 from raft.runtime.state_machine import SnapshotSource
+from raft.testing.core_plants import (
+    AnyRequestPutsElectionOff,
+    ComparesLengthOnly,
+    CountsVotesTwice,
+    ForgetsVoteOnStepDown,
+    HeartbeatTellsRawCommit,
+    IgnoresLowerTerms,
+    LeadsWithoutQuorum,
+    ReadsBeforeOwnCommit,
+    ReadsByOldReplies,
+    WindowStaysFull,
+    replies_are_late,
+    somebody_stays_deaf,
+    terms_rise_apart,
+)
 from raft.testing.machine import KeyValueMachine, KeyValueSource
 from raft.testing.membership_plants import (
     ChangesOneServerAtOnce,
@@ -26,6 +43,7 @@ from raft.testing.membership_plants import (
     RemovedLeaderCountsItself,
 )
 from raft.testing.node import SimNode
+from raft.testing.profile import Profile
 from raft.testing.snapshots import Receiver
 
 
@@ -192,6 +210,10 @@ class Plant:
     its consequences: a bug that nobody thought of has no invariant of its own."""
     node: type[SimNode] = SimNode
     """If the bug is in the shell, or in what it does with the log and the state machine."""
+    traps: tuple[int, ...] = ()
+    """Numbers in the list of known traps (docs/plants.md)."""
+    weather: Callable[[Profile, Random], Profile] | None = None
+    """Makes of a seed's profile one in which the bug is seen often enough."""
 
     @property
     def about(self) -> str:
@@ -201,47 +223,97 @@ class Plant:
 PLANTS = {
     plant.name: plant
     for plant in (
-        Plant("commit-old-term-by-count", CommitOldTermByCount, frozenset({"leader_commits_own_term"})),
-        Plant("vote-not-durable", VoteNotDurable, frozenset({"vote_is_durable"})),
-        Plant("truncate-on-any-append", TruncateOnAnyAppend, frozenset()),
+        Plant(
+            "commit-old-term-by-count",
+            CommitOldTermByCount,
+            frozenset({"leader_commits_own_term"}),
+            traps=(1,),
+        ),
+        Plant("vote-not-durable", VoteNotDurable, frozenset({"vote_is_durable"}), traps=(11,)),
+        Plant("truncate-on-any-append", TruncateOnAnyAppend, frozenset(), traps=(4,)),
         Plant(
             "reply-before-sync",
             ReplyBeforeSync,
             frozenset({"vote_is_durable", "acknowledged_entries_are_durable"}),
+            traps=(14,),
         ),
-        Plant("stale-read", StaleRead, frozenset()),
+        Plant("stale-read", StaleRead, frozenset(), traps=(39,)),
         Plant(
             "older-snapshot-rolls-back",
             OlderSnapshotRollsBack,
             frozenset({"commit_never_falls", "restore_goes_forward"}),
+            traps=(45,),
         ),
-        Plant("snapshot-keeps-conflict", SnapshotKeepsConflict, frozenset({"log_has_no_holes"})),
-        Plant("snapshot-drops-acknowledged", SnapshotDropsAcknowledged, frozenset({"commit_is_within_log"})),
-        Plant("compacts-what-is-applied", Raft, frozenset({"dropped_is_flushed"}), CompactsWhatIsApplied),
-        Plant("mark-before-state", Raft, frozenset({"dropped_is_flushed"}), MarkBeforeState),
-        Plant("repeats-what-was-skipped", Raft, frozenset(), RepeatsWhatWasSkipped),
+        Plant("snapshot-keeps-conflict", SnapshotKeepsConflict, frozenset({"log_has_no_holes"}), traps=(45,)),
+        Plant(
+            "snapshot-drops-acknowledged",
+            SnapshotDropsAcknowledged,
+            frozenset({"commit_is_within_log"}),
+            traps=(45,),
+        ),
+        Plant(
+            "compacts-what-is-applied",
+            Raft,
+            frozenset({"dropped_is_flushed"}),
+            CompactsWhatIsApplied,
+            traps=(18,),
+        ),
+        Plant("mark-before-state", Raft, frozenset({"dropped_is_flushed"}), MarkBeforeState, traps=(19,)),
+        Plant("repeats-what-was-skipped", Raft, frozenset(), RepeatsWhatWasSkipped, traps=(46,)),
         Plant(
             "snapshot-of-newest",
             Raft,
             frozenset({"snapshot_is_committed", "state_follows_the_log"}),
             SnapshotOfNewest,
+            traps=(22,),
         ),
-        Plant("changes-one-server-at-once", ChangesOneServerAtOnce, frozenset({"one_change_at_a_time"})),
-        Plant("counts-learners", CountsLearners, frozenset({"votes_only_from_voters"})),
+        Plant(
+            "changes-one-server-at-once",
+            ChangesOneServerAtOnce,
+            frozenset({"one_change_at_a_time"}),
+            traps=(41,),
+        ),
+        Plant("counts-learners", CountsLearners, frozenset({"votes_only_from_voters"}), traps=(27,)),
         Plant(
             "loses-joint-at-restart",
             LosesJointAtRestart,
             frozenset({"configuration_survives_restart", "newest_configuration_counts"}),
+            traps=(21,),
         ),
         Plant(
             "keeps-replaced-configuration",
             KeepsReplacedConfiguration,
             frozenset({"newest_configuration_counts"}),
+            traps=(42,),
         ),
         Plant(
             "removed-leader-counts-itself",
             RemovedLeaderCountsItself,
             frozenset({"commit_by_configuration", "majority_keeps_committed"}),
+            traps=(43,),
+        ),
+        Plant("counts-votes-twice", CountsVotesTwice, frozenset({"votes_only_from_voters"}), traps=(28,)),
+        Plant(
+            "forgets-vote-on-step-down",
+            ForgetsVoteOnStepDown,
+            frozenset({"one_vote_a_term", "stored_term_never_falls"}),
+            traps=(12,),
+        ),
+        Plant("compares-length-only", ComparesLengthOnly, frozenset(), traps=(7,)),
+        Plant("heartbeat-tells-raw-commit", HeartbeatTellsRawCommit, frozenset(), traps=(6,)),
+        Plant("reads-before-own-commit", ReadsBeforeOwnCommit, frozenset(), traps=(36,)),
+        Plant("reads-by-old-replies", ReadsByOldReplies, frozenset(), traps=(37,), weather=replies_are_late),
+        Plant("window-stays-full", WindowStaysFull, frozenset(), traps=(33,)),
+        Plant("ignores-lower-terms", IgnoresLowerTerms, frozenset(), traps=(23,), weather=terms_rise_apart),
+        Plant(
+            "leads-without-quorum", LeadsWithoutQuorum, frozenset(), traps=(25,), weather=somebody_stays_deaf
+        ),
+        Plant(
+            "any-request-puts-election-off",
+            AnyRequestPutsElectionOff,
+            frozenset(),
+            traps=(26,),
+            weather=somebody_stays_deaf,
         ),
     )
 }

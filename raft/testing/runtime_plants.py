@@ -6,17 +6,22 @@ that does one thing wrong. tests/sim/test_runtime.py asserts within how many see
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 
 from raft.core.messages import Message
 from raft.core.ready import ReadState, Ready, StorageAppend
 from raft.core.types import LogIndex, Term
 from raft.runtime.driver import Driver
+from raft.runtime.log_watch import LogWatch
 from raft.runtime.log_writer import LogWriter
 from raft.runtime.node import Node
 from raft.runtime.proposals import Proposals
 from raft.runtime.reads import Reads
+from raft.testing.parts import PARTS, left_out
+from raft.testing.profile import MembershipSettings, Profile, draw_snapshot_weather
+from raft.testing.weather import WeatherSettings
 
 
 class _RepliesAtOnce(Driver):
@@ -130,6 +135,38 @@ class WritesTheLastOfMany(Node):
         return driver
 
 
+class _SeesNoStall(LogWatch):
+    def tick(self, ticks: int, job: int) -> None:
+        pass
+
+
+class LeadsWithHungDisk(Node):
+    """Does not notice that a write of its log never returns, and leads on (hashicorp/raft #503; trap 31)."""
+
+    def _make_driver(self) -> Driver:
+        driver = super()._make_driver()
+        driver.log_watch.__class__ = _SeesNoStall
+        return driver
+
+
+# Weather of their own
+
+
+def many_are_skipped(profile: Profile, random: Random) -> Profile:
+    """A snapshot that is put in place of a log of which somebody waits for an entry."""
+    profile = draw_snapshot_weather(profile, random)
+    return replace(
+        profile, membership=MembershipSettings(), voters=3, clients=6, timeout_ticks=200.0, crash_ticks=0.0
+    )
+
+
+def a_disk_hangs(profile: Profile, random: Random) -> Profile:
+    """Good weather, but for members whose disks hang for ever."""
+    profile = left_out(profile, PARTS)
+    core = replace(profile.core, pre_vote=True, check_quorum=True)
+    return replace(profile, voters=3, core=core, weather=WeatherSettings(lasting=("stalled",)))
+
+
 @dataclass(frozen=True, slots=True)
 class RuntimePlant:
     """See raft.testing.plants.Plant."""
@@ -137,6 +174,8 @@ class RuntimePlant:
     name: str
     node_class: type[Node]
     direct: frozenset[str] = frozenset()
+    traps: tuple[int, ...] = ()
+    weather: Callable[[Profile, Random], Profile] | None = None
 
     @property
     def about(self) -> str:
@@ -150,13 +189,19 @@ RUNTIME_PLANTS = {
             "replies-before-write",
             RepliesBeforeWrite,
             frozenset({"vote_is_durable", "acknowledged_entries_are_durable"}),
+            traps=(14,),
         ),
-        RuntimePlant("repeats-what-was-skipped", RepeatsWhatWasSkipped),
-        RuntimePlant("repeats-the-unanswered", RepeatsTheUnanswered),
-        RuntimePlant("reads-before-applied", ReadsBeforeApplied),
-        RuntimePlant("compacts-what-is-applied", CompactsWhatIsApplied, frozenset({"dropped_is_flushed"})),
-        RuntimePlant("mark-before-state", MarkBeforeState, frozenset({"dropped_is_flushed"})),
-        RuntimePlant("writes-the-last-of-many", WritesTheLastOfMany),
+        RuntimePlant(
+            "repeats-what-was-skipped", RepeatsWhatWasSkipped, traps=(46,), weather=many_are_skipped
+        ),
+        RuntimePlant("repeats-the-unanswered", RepeatsTheUnanswered, traps=(46,)),
+        RuntimePlant("reads-before-applied", ReadsBeforeApplied, traps=(36,)),
+        RuntimePlant(
+            "compacts-what-is-applied", CompactsWhatIsApplied, frozenset({"dropped_is_flushed"}), traps=(18,)
+        ),
+        RuntimePlant("mark-before-state", MarkBeforeState, frozenset({"dropped_is_flushed"}), traps=(19,)),
+        RuntimePlant("writes-the-last-of-many", WritesTheLastOfMany, traps=(14,)),
+        RuntimePlant("leads-with-a-hung-disk", LeadsWithHungDisk, traps=(31,), weather=a_disk_hangs),
     )
 }
 """By name, as `--runtime --plant` takes it."""

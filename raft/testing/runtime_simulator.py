@@ -55,6 +55,7 @@ class RuntimeSimulation(Simulation):
     """One seed."""
 
     calm_steps_max = CALM_STEPS_MAX * STEPS_FACTOR
+    sees_stalls = True
 
     def __init__(
         self,

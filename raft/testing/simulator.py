@@ -77,6 +77,7 @@ class Simulation:
 
     calm_steps_max = CALM_STEPS_MAX
     sends_visitors = True
+    sees_stalls = False
 
     def __init__(
         self,
@@ -247,6 +248,9 @@ class Simulation:
         views = {node_id: (core.term, core.leader) for node_id, core in cores.items()}
         if len(set(views.values())) != 1 or not membership.is_voter(next(iter(views.values()))[1]):
             return f"no common leader; (term, leader) at each node: {views}"
+        leader = next(iter(views.values()))[1]
+        if leader in self.unwell:
+            return f"node {leader} leads, which is {self._remains.kinds[leader]}"
         for node_id in cores:
             view = self.nodes[node_id].view
             if view.effective != membership or view.committed != membership:

@@ -18,7 +18,7 @@ STALL_TICKS_MIN, STALL_TICKS_MAX = 0.2, 60.0
 SPEED_MAX = 2.0
 """Clocks run from 1 / SPEED_MAX to SPEED_MAX times as fast as the others."""
 
-LASTING = ("down", "paused", "cut_off", "deaf", "mute", "few_links", "slow")
+LASTING = ("down", "paused", "cut_off", "deaf", "mute", "few_links", "slow", "stalled")
 """What may still be wrong with some when faults have stopped for a quorum. See calm.py."""
 
 

@@ -80,6 +80,9 @@ class World(Protocol):
     calm: bool
     """Liveness phase: no more faults, and calls are patient."""
 
+    sees_stalls: bool
+    """Nodes notice when a write of their logs does not return."""
+
     @property
     def unwell(self) -> frozenset[NodeId]:
         """Who stays broken in the liveness phase (calm.py): nothing is expected of it."""

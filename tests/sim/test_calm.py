@@ -1,0 +1,85 @@
+"""The liveness phase in which only a quorum is well: what stays broken, what must go on, and that it is seen
+if not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from raft.testing.calm import Remains, draw_remains
+from raft.testing.parts import PARTS, left_out
+from raft.testing.profile import CoreSettings, Profile
+from raft.testing.runtime_simulator import RuntimeSimulation, runtime_profile
+from raft.testing.simulator import Result, Simulation
+from raft.testing.weather import LASTING, WeatherSettings
+
+
+def profile_of(seed: int, *kinds: str, voters: int = 5) -> Profile:
+    """Return one without faults, but for these that last."""
+    profile = left_out(runtime_profile(seed), PARTS)
+    core = CoreSettings(election_timeout_ticks=10)
+    weather = WeatherSettings(lasting=kinds)
+    return replace(profile, voters=voters, core=core, weather=weather, clients=3, read_share=0.4)
+
+
+def run(make: type[Simulation], seed: int, *kinds: str) -> Result:
+    profile = profile_of(seed, *kinds)
+    if make is RuntimeSimulation:
+        return RuntimeSimulation(seed, steps=300, profile=profile).run()
+    return Simulation(seed, steps=600, profile=profile).run()
+
+
+@pytest.mark.parametrize("kind", LASTING)
+@pytest.mark.parametrize("make", [Simulation, RuntimeSimulation])
+def test_a_quorum_that_is_well_serves(make: type[Simulation], kind: str) -> None:
+    for seed in range(2):
+        result = run(make, seed, kind)
+        assert (result.violation, result.detail) == ("", "")
+        # Only real nodes notice that a disk hangs: the others have a slow one instead.
+        met = "slow" if kind == "stalled" and make is Simulation else kind
+        assert 1 <= result.counts[f"calm_but_{met}"] <= 2
+
+
+@pytest.mark.parametrize("voters", [1, 2, 3, 4, 5])
+def test_never_more_than_a_minority_stays_broken(voters: int) -> None:
+    for seed in range(30):
+        simulation = Simulation(seed, profile=profile_of(seed, *LASTING, voters=voters))
+        remains = draw_remains(simulation, simulation.split_random())
+        assert len(remains.kinds) <= (voters - 1) // 2
+        assert bool(remains.kinds) == (voters > 2)
+        assert remains.unwell <= remains.kinds.keys()
+
+
+def test_who_asks_for_votes_again_and_again_is_cut_off_where_nothing_holds_it_off() -> None:
+    profile = profile_of(1, "deaf", "few_links")
+    profile = replace(profile, core=replace(profile.core, pre_vote=False))
+    simulation = Simulation(1, profile=profile)
+    assert set(draw_remains(simulation, simulation.split_random()).kinds.values()) == {"cut_off"}
+
+
+def test_nothing_stays_broken_that_alone_has_what_others_have_lost() -> None:
+    simulation = Simulation(1, profile=profile_of(1, "down", voters=3))
+    simulation.run()
+    record = simulation.cluster.nodes[1]
+    record.is_state_lost, record.first_index = True, record.last_index + 1
+    for node_id in (2, 3):
+        simulation.cluster.nodes[node_id].durable_match = 0
+    assert draw_remains(simulation, simulation.split_random()) == Remains()
+
+
+def test_few_links_are_too_few_for_a_majority() -> None:
+    for seed in range(20):
+        simulation = Simulation(seed, profile=profile_of(seed, "few_links"))
+        remains = draw_remains(simulation, simulation.split_random())
+        for one in remains.kinds:
+            linked = {other for other in range(1, 6) if other != one and (one, other) not in remains.links}
+            assert len(linked) + 1 <= 2 and not linked & remains.kinds.keys()
+
+
+def test_a_member_that_answers_nobody_is_seen() -> None:
+    simulation = Simulation(1, steps=600, profile=profile_of(1))
+    simulation.nodes[2].submit = lambda *arguments: None  # type: ignore[method-assign]
+    result = simulation.run()
+    assert result.violation == "liveness"
+    assert "node 2 has answered no write and no read" in result.detail
