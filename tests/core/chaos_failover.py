@@ -114,6 +114,9 @@ class FailoverChaos(Reports):
         self.lost = node.node_id
         self.losses += 1
 
+    def _agree(self) -> bool:
+        return super()._agree() and not self.lost
+
     def _check_holders(self, node: Node, entry: Entry, holders: set[NodeId]) -> None:
         # The leader may not have heard yet; the one that lost it votes for nobody meanwhile.
         super()._check_holders(node, entry, holders | ({self.lost} - {0}))
