@@ -110,26 +110,10 @@ class Driver:
         self.stats = stats = NodeStats()
         self._deadlines: Deadlines[int] = Deadlines(config.tick_interval_s, loop.time())
         self._read_deadlines: Deadlines[Barrier] = Deadlines(config.tick_interval_s, loop.time())
-        self.proposals = Proposals(
-            run_id=core.run_id,
-            count_max=config.proposals_waiting_max,
-            bytes_max=config.proposals_waiting_bytes_max,
-            batch_count_max=config.proposal_batch_max,
-            batch_bytes_max=config.proposal_batch_bytes_max,
-            deadlines=self._deadlines,
-            stats=stats,
-        )
+        self.proposals = self._make_proposals()
         self.reads = Reads(count_max=config.reads_waiting_max, deadlines=self._read_deadlines, stats=stats)
         self.writer = LogWriter(log, log_worker, stats, self._on_written, self._on_compacted, self._fail)
-        self.log_watch = LogWatch(
-            path=config.data_dir,
-            tick_s=config.tick_interval_s,
-            stall_ticks=config.log_stall_ticks,
-            exit_ticks=config.log_stall_exit_ticks,
-            stats=stats,
-            told=core.log_stalled,
-            failed=self._fail,
-        )
+        self.log_watch = self._make_log_watch()
         self.applier = self._make_applier(machine, flush_worker)
         self.group = Group(
             config=config,
@@ -158,6 +142,30 @@ class Driver:
         self._tick_timer: asyncio.TimerHandle | None = None
         self._next_tick_s = 0.0
         self._next_note_s = 0.0
+
+    def _make_proposals(self) -> Proposals:
+        config = self._config
+        return Proposals(
+            run_id=self._core.run_id,
+            count_max=config.proposals_waiting_max,
+            bytes_max=config.proposals_waiting_bytes_max,
+            batch_count_max=config.proposal_batch_max,
+            batch_bytes_max=config.proposal_batch_bytes_max,
+            deadlines=self._deadlines,
+            stats=self.stats,
+        )
+
+    def _make_log_watch(self) -> LogWatch:
+        config = self._config
+        return LogWatch(
+            path=config.data_dir,
+            tick_s=config.tick_interval_s,
+            stall_ticks=config.log_stall_ticks,
+            exit_ticks=config.log_stall_exit_ticks,
+            stats=self.stats,
+            told=self._core.log_stalled,
+            failed=self._fail,
+        )
 
     def _make_applier(self, machine: StateMachine, flush_worker: Worker) -> Applier:
         config, core = self._config, self._core
