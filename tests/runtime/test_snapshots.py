@@ -193,7 +193,7 @@ async def test_a_sink_that_cannot_go_on_begins_again_later(tmp_path: Path, fault
 
 async def test_what_a_snapshot_may_hold_is_unknown_at_its_proposer_and_applied_once(tmp_path: Path) -> None:
     """The bad story: a follower's proposal is committed, the follower is cut off before it hears of it, and
-    comes back by a snapshot in a later term. To propose it again would apply it twice."""
+    comes back by a snapshot in a later term. To propose it again would apply it twice (trap 46)."""
     async with Shelves(tmp_path) as cluster:
         assert cluster.network is not None
         leader = await cluster.leader()
