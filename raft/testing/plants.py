@@ -34,6 +34,13 @@ from raft.testing.core_plants import (
     somebody_stays_deaf,
     terms_rise_apart,
 )
+from raft.testing.lost_data_plants import (
+    CountsTheRecovering,
+    ForgetsThatItIsRecovering,
+    KeepsTheOldMatch,
+    VotesWhileRecovering,
+    lost_data_weather,
+)
 from raft.testing.machine import KeyValueMachine, KeyValueSource
 from raft.testing.membership_plants import (
     ChangesOneServerAtOnce,
@@ -220,6 +227,24 @@ class Plant:
         return ((self.raft if self.node is SimNode else self.node).__doc__ or "").strip()
 
 
+LOST_DATA_PLANTS = (
+    Plant(
+        "votes-while-recovering",
+        VotesWhileRecovering,
+        frozenset({"recovering_grants_nothing"}),
+        weather=lost_data_weather,
+    ),
+    Plant("counts-the-recovering", CountsTheRecovering, frozenset(), weather=lost_data_weather),
+    Plant("keeps-the-old-match", KeepsTheOldMatch, frozenset(), weather=lost_data_weather),
+    Plant(
+        "forgets-that-it-is-recovering",
+        Raft,
+        frozenset({"recovering_grants_nothing"}),
+        ForgetsThatItIsRecovering,
+        weather=lost_data_weather,
+    ),
+)
+
 PLANTS = {
     plant.name: plant
     for plant in (
@@ -315,6 +340,7 @@ PLANTS = {
             traps=(26,),
             weather=somebody_stays_deaf,
         ),
+        *LOST_DATA_PLANTS,
     )
 }
 """By name, as `--plant` takes it."""

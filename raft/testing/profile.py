@@ -234,10 +234,14 @@ def draw_profile(random: Random) -> Profile:
     if random.random() < LASTING_SHARE:
         profile = replace(profile, weather=replace(profile.weather, lasting=draw_lasting(random)))
     if profile.membership.is_fixed and random.random() < LOST_DATA_SHARE:
-        # What is lost shows when others are down too, or are cut off, or come back.
-        lose_data, crash_ticks = random.choice((0.2, 0.5, 0.9)), random.choice((15.0, 40.0))
-        profile = replace(profile, lose_data=lose_data, crash_ticks=profile.crash_ticks or crash_ticks)
+        profile = disks_lose_data(profile, random)
     return profile
+
+
+def disks_lose_data(profile: Profile, random: Random) -> Profile:
+    """What is lost shows when others are down too, or are cut off, or come back."""
+    lose_data, crash_ticks = random.choice((0.2, 0.5, 0.9)), random.choice((15.0, 40.0))
+    return replace(profile, lose_data=lose_data, crash_ticks=profile.crash_ticks or crash_ticks)
 
 
 def _leaders_die_young(profile: Profile, random: Random) -> Profile:

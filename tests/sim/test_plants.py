@@ -39,6 +39,13 @@ Found since there is weather, seeds until the first, and until five:
     reads-by-old-replies            1           leads-without-quorum              8, two in 9
     ignores-lower-terms             3, three in 32     any-request-puts-election-off  8, two in 9
 
+Of members that lost durable data, in weather of their own, seeds 0:25, as in the table above:
+
+    votes-while-recovering         23 of 25       1       2        3 of 25      3       5
+    counts-the-recovering          16 of 25       1       2       (the same)
+    keeps-the-old-match             2 of 25       8      13       (the same; by its liveness)
+    forgets-that-it-is-recovering  23 of 25       1       2       23 of 25      1       2
+
 The limits below leave room for what an innocent change of the core does to the meaning of a seed.
 """
 
@@ -81,6 +88,10 @@ SEEDS_MAX = {
     "ignores-lower-terms": 40,
     "leads-without-quorum": 30,
     "any-request-puts-election-off": 30,
+    "votes-while-recovering": 10,
+    "counts-the-recovering": 10,
+    "keeps-the-old-match": 60,
+    "forgets-that-it-is-recovering": 10,
 }
 INDIRECT_SEEDS_MAX = {
     "commit-old-term-by-count": 150,
@@ -95,6 +106,8 @@ INDIRECT_SEEDS_MAX = {
     "loses-joint-at-restart": 120,
     "keeps-replaced-configuration": 80,
     "removed-leader-counts-itself": 200,
+    "votes-while-recovering": 50,
+    "forgets-that-it-is-recovering": 10,
 }
 SEEN_WHERE_IT_STANDS_ONLY = {
     "compacts-what-is-applied",
