@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,18 @@ async def test_a_log_that_cannot_be_closed_is_no_clean_stop(
     server._ended.set()
     with pytest.raises(StorageError, match="Input/output error"):
         await asyncio.wait_for(task, 20)
+
+
+HANG = """
+import ctypes
+from quorumlog import serve
+
+serve._end_surely(0.1)
+ctypes.PyDLL(None).sleep(600)
+"""
+
+
+def test_a_process_in_which_no_python_can_run_any_more_ends_all_the_same() -> None:
+    """A LevelDB that is closed while its disk hangs waits for its thread, and lets nobody else run."""
+    done = subprocess.run([sys.executable, "-c", HANG], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (serve.EXIT_FATAL, "", "")

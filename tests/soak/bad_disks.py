@@ -2,7 +2,8 @@
 
 Each round: each fault of tests/process/bad_disk.py, a write that is cut short, and a disk that hangs and
 comes back, each on the leader and on a follower. The member ends as it should, or is well again; the others
-go on; it is started again. At the end what the clients were told is checked, and all members have one hash.
+go on; it is started again. Last, a member is told to stop while the disk of its state hangs. At the end what
+the clients were told is checked, and all members have one hash.
 
     python -m tests.soak.bad_disks               one round, a minute or two
 """
@@ -10,13 +11,15 @@ go on; it is started again. At the end what the clients were told is checked, an
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any, Final
 
-from tests.process.bad_disk import FAULTS, Fault, Injection, cut_short, log_files, strike
+from tests.process.bad_disk import FATAL, FAULTS, Fault, Injection, cut_short, log_files, strike
 from tests.process.cluster import LocalCluster, wait_until
 from tests.process.workload import Workload, verify
 from tests.soak import common
@@ -53,6 +56,21 @@ async def _hang(cluster: LocalCluster, load: Workload, index: int) -> None:
         await wait_until(is_well, "the disk answers again")
 
 
+async def _stop_hanging(cluster: LocalCluster, index: int) -> None:
+    """The state's disk hangs while the member is told to stop: it ends, not cleanly, and without it."""
+    member = cluster.members[index]
+    manifests = sorted((member.data_dir / "state").glob("slot-*/MANIFEST-*"))
+    async with Injection(cluster, member, "fdatasync:delay_enter=600s:when=1+", manifests):
+        os.kill(member.pid, signal.SIGTERM)
+
+        async def has_given_up() -> bool:
+            return b"was given up" in member.log_path.read_bytes()
+
+        await wait_until(has_given_up, "it gives the stop up", 30.0)
+    status = await cluster.wait_exit(index)
+    assert status == FATAL, f"status {status}"
+
+
 async def run_round(directory: Path, number: int, seed: int) -> int:
     """Return how many faults there were."""
     chance = random.Random(seed * 1000 + number)
@@ -74,9 +92,13 @@ async def run_round(directory: Path, number: int, seed: int) -> int:
                     where = "leader" if is_leader else "follower"
                     raise AssertionError(f"{name}, at the {where}: {error}") from error
                 say(f"{name}, {'leader' if is_leader else 'follower'}: {time.monotonic() - begin_s:.1f} s")
+            index = await cluster.leader()
+            await _stop_hanging(cluster, index)
+            cluster.start(index)
+            await cluster.wait_healthy([index])
         await verify(cluster, load.history, directory / "history.jsonl")
     cluster.remove_data()
-    return len(turns)
+    return len(turns) + 1
 
 
 async def soak(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
