@@ -373,7 +373,8 @@ def promises_survive_loss(record: NodeRecord, hard_state: HardState) -> None:
 
 
 def recovering_is_remembered(record: NodeRecord, is_recovering: bool) -> None:
-    """A node that lost durable data knows it at each start until it has noted that it has all of it again."""
+    """A node that lost durable data knows it at each start until it has noted that it has all of it again
+    (Figure 2, persistent state)."""
     may_be_over = any(append.ends_recovery for append in record.pending)
     if record.is_recovering != is_recovering and not (record.is_recovering and may_be_over):
         raise Violation(

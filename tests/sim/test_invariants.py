@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from raft.core.messages import AppendEntriesReply, RequestVoteReply
-from raft.core.ready import MembershipView, StorageAppend
+from raft.core.ready import MembershipView, StorageAppend, StorageAppendDone
 from raft.core.types import Entry, HardState, LogIndex, SnapshotMeta
 from raft.testing.cluster import Cluster
 from raft.testing.invariants import INVARIANTS, Violation
@@ -165,6 +165,28 @@ def synced_state_survives() -> None:
     cluster.recovered(1, HardState(1), log_of(1))
 
 
+def promises_survive_loss() -> None:
+    cluster = cluster_with(1, 1)
+    store(cluster, 1, [], HardState(4, 2))
+    cluster.crashed(1)
+    cluster.data_lost(1)
+    cluster.recovered(1, HardState(4, 0), log_of(1), lost_batch=2)
+
+
+def recovering_is_remembered() -> None:
+    cluster = cluster_with(1, 1)
+    cluster.data_lost(1)
+    cluster.recovered(1, HardState(1), log_of(1), lost_batch=2)
+    cluster.recovered(1, HardState(1), log_of(1))
+
+
+def recovering_grants_nothing() -> None:
+    cluster = cluster_with(1, 1)
+    cluster.data_lost(3)
+    cluster.recovered(3, HardState(4, 2), log_of(1), lost_batch=2)
+    cluster.message_left(RequestVoteReply(sender=3, to=2, term=4, granted=True))
+
+
 def applied_in_order_once() -> None:
     cluster = cluster_with(1, 1)
     follow(cluster, 1, 1, commit_index=2)
@@ -241,6 +263,9 @@ BREAKERS: dict[str, Callable[[], None]] = {
         term_never_falls,
         stored_term_never_falls,
         synced_state_survives,
+        promises_survive_loss,
+        recovering_is_remembered,
+        recovering_grants_nothing,
         applied_in_order_once,
         dropped_is_committed,
         dropped_is_flushed,
@@ -250,6 +275,27 @@ BREAKERS: dict[str, Callable[[], None]] = {
         restore_goes_forward,
     )
 }
+
+
+def test_a_member_that_lost_data_counts_for_what_it_promised_and_for_nothing_new() -> None:
+    """Until it has noted that all is there again, whatever is on its disk."""
+    cluster = cluster_with(1, 1, on=(1, 2))
+    follow(cluster, 1, 1, commit_index=1)
+    cluster.data_lost(2)
+    cluster.recovered(2, HardState(1), [], lost_batch=2)
+    follow(cluster, 1, 1, commit_index=2)
+    assert cluster.durable_match_of(2) == 2 and not cluster.may_lose_data(3)
+    store(cluster, 1, log_of(1, 1, 1)[2:], HardState(1))
+    store(cluster, 2, log_of(1, 1, 1), HardState(1))
+    with pytest.raises(Violation, match="majority_keeps_committed"):
+        follow(cluster, 1, 1, commit_index=3)
+    store(cluster, 3, log_of(1, 1, 1), HardState(1))
+    follow(cluster, 1, 1, commit_index=3)
+    done = StorageAppendDone(1, 0, 0, ends_recovery=True)
+    end = StorageAppend((), None, True, (), done, ends_recovery=True)
+    cluster.append_asked(2, end, still_leads=0)
+    cluster.append_durable(2, [end])
+    assert cluster.durable_match_of(2) == 3 and cluster.may_lose_data(3)
 
 
 @pytest.mark.parametrize("invariant", INVARIANTS, ids=lambda invariant: invariant.__name__)
