@@ -250,17 +250,21 @@ class StateFailed(StateError):
         super().__init__(f"the state in {path} cannot be used: {reason}")
 
 
+def reason_of(error: Exception) -> str:
+    """Return what LevelDB or the system has said."""
+    if error.args and isinstance(error.args[0], bytes):
+        return error.args[0].decode(errors="replace")  # as LevelDB's errors come
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror} ({error.filename})"
+    return str(error)
+
+
 def state_failed(path: str, error: Exception) -> StateFailed:
     """Return what to raise where the files under `path` met `error`, of LevelDB or of the system."""
-    text = str(error)
-    if error.args and isinstance(error.args[0], bytes):
-        text = error.args[0].decode(errors="replace")  # as LevelDB's errors come
-    elif isinstance(error, OSError) and error.strerror and error.filename:
-        text = f"{error.strerror} ({error.filename})"
     return StateFailed(
         path,
-        f"{text}. Nothing acknowledged is lost: the log has it. What to do: see that the disk is well, has "
-        f"room, and can be written by this user, then start this member again",
+        f"{reason_of(error)}. Nothing acknowledged is lost: the log has it. What to do: see that the disk is "
+        f"well, has room, and can be written by this user, then start this member again",
     )
 
 

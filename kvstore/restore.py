@@ -22,7 +22,7 @@ import plyvel
 
 from kvstore import state_directory, state_slots
 from kvstore.database import open_state
-from kvstore.errors import StateFailed
+from kvstore.errors import StateFailed, reason_of
 from kvstore.keys import (
     FORMAT,
     FORMATS_READ,
@@ -88,7 +88,7 @@ def restore_state(file: BinaryIO, size_bytes: int, path: str, *, bump_revision: 
         batch.write()
         state_directory.sync_level_db(db)
     except plyvel.Error as error:
-        raise StateFailed(slot, str(error)) from error
+        raise StateFailed(slot, reason_of(error)) from error
     finally:
         db.close()
     state_slots.sync_slot(slot)
@@ -116,7 +116,7 @@ def _check(path: str, summary: SnapshotSummary, base: Base) -> None:
         ) as found:
             records = sum(not is_own(key) for key in found)
     except plyvel.Error as error:
-        raise StateFailed(database.slot, str(error)) from error
+        raise StateFailed(database.slot, reason_of(error)) from error
     finally:
         database.close()
     if records != summary.records or database.facts.base != base.packed():

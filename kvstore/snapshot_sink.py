@@ -25,7 +25,7 @@ import plyvel
 
 from kvstore import state_directory, state_slots
 from kvstore.database import Database
-from kvstore.errors import StateFailed
+from kvstore.errors import StateFailed, reason_of
 from kvstore.record_checks import RecordChecks
 from kvstore.snapshot_chunk import position_of, unpack_chunk
 
@@ -175,5 +175,5 @@ class StateSink:
             try:
                 yield
             except plyvel.Error as error:
-                raise StateFailed(self.slot, str(error)) from error
+                raise StateFailed(self.slot, reason_of(error)) from error
             self._is_broken = False
