@@ -339,3 +339,13 @@ def test_a_member_that_is_recovering_can_be_removed():
     group.tick(2, only=[1])
     assert group[1].core.membership.committed.voters == {1, 2}
     assert not group[1].core.membership.committed.is_joint
+
+
+def test_two_stand_still_for_a_majority_is_both():
+    """Though the other has everything: what would end it cannot be committed, and nobody is elected without
+    its vote (ADR 0014)."""
+    group = group_with_loss(size=2)
+    commit_index = group[1].core.commit_index
+    group.tick(5 * ELECTION_TICKS)
+    assert group[2].core.is_recovering and group[2].core.last_index > commit_index
+    assert group[1].core.commit_index == commit_index and group.leaders == []
