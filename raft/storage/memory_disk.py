@@ -11,7 +11,8 @@ the names made, renamed and removed in a directory. A file's content and its nam
 POSIX has it: a synced file in an unsynced directory may be gone after a crash.
 
 `crash` is a power cut. Every pending write is torn into pieces, and each piece has survived or not
-by the given random.Random, independently: later pieces may survive earlier ones. Pending names
+by the given random.Random, independently: later pieces may survive earlier ones. One that survives may be
+garbled, if that is asked for: a sector that was being written when the power failed. Pending names
 survive or not one by one; a rename is atomic. `crash_keep_all` is the end of the process alone: all
 stays visible, but what was pending still is, so that a power cut soon after may take it.
 
@@ -149,6 +150,9 @@ class MemoryDisk:
         """Counts crashes: a file opened in an earlier life is dead."""
         self.operations = 0
         """Counts what a fault of the kind "any" could have hit, for tests that hit each in turn."""
+        self.garbled = 0
+        """Counts pieces that a power cut has garbled."""
+        self._garble = 0.0
 
     # Disk
 
@@ -215,13 +219,17 @@ class MemoryDisk:
 
     # Faults
 
-    def crash(self, random: random_module.Random) -> None:
-        """Cut the power. What was not synced survives piece by piece, as `random` decides."""
+    def crash(self, random: random_module.Random, garble: float = 0.0) -> None:
+        """Cut the power. What was not synced survives piece by piece, as `random` decides.
+
+        `garble`: the probability that a piece which survives is not what was written.
+        """
         self.life += 1
         self._faults.clear()
         # Many crashes lose all or nothing; only the dice in between make the odd mixtures.
         keep = random.choice((0.0, 0.5, 0.5, 0.9, 1.0))
         piece_bytes = random.choice(_PIECE_BYTES)
+        self._garble = garble
         self._crash_directory(self._root, random, keep, piece_bytes)
 
     def crash_keep_all(self) -> None:
@@ -330,26 +338,38 @@ class MemoryDisk:
             if isinstance(node, _Directory):
                 self._crash_directory(node, random, keep, piece_bytes)
             elif node.pending:
-                _crash_file(node, random, keep, piece_bytes)
+                self._crash_file(node, random, keep, piece_bytes)
             elif len(node.volatile) != len(node.durable) or node.volatile != node.durable:
                 node.volatile = bytearray(node.durable)
 
+    def _crash_file(self, inode: _Inode, random: random_module.Random, keep: float, piece_bytes: int) -> None:
+        """Let each piece of each pending write reach the disk or not."""
+        for offset, data in inode.pending:
+            if data is None:
+                if random.random() < keep:
+                    _resize(inode.durable, offset)
+                continue
+            start = 0
+            while start < len(data):
+                end = min(len(data), start + piece_bytes - (offset + start) % piece_bytes)
+                if random.random() < keep:
+                    piece = self._as_written(inode, offset + start, data[start:end], random)
+                    _put(inode.durable, offset + start, piece)
+                start = end
+        inode.pending.clear()
+        inode.volatile = bytearray(inode.durable)
 
-def _crash_file(inode: _Inode, random: random_module.Random, keep: float, piece_bytes: int) -> None:
-    """Let each piece of each pending write reach the disk or not."""
-    for offset, data in inode.pending:
-        if data is None:
-            if random.random() < keep:
-                _resize(inode.durable, offset)
-            continue
-        start = 0
-        while start < len(data):
-            end = min(len(data), start + piece_bytes - (offset + start) % piece_bytes)
-            if random.random() < keep:
-                _put(inode.durable, offset + start, data[start:end])
-            start = end
-    inode.pending.clear()
-    inode.volatile = bytearray(inode.durable)
+    def _as_written(self, inode: _Inode, offset: int, piece: bytes, random: random_module.Random) -> bytes:
+        """Return what the power has left of a piece that was on its way to the platter."""
+        if not self._garble or random.random() >= self._garble:
+            return piece
+        if inode.durable[offset : offset + len(piece)] == piece:
+            # A sector that is written over with what it holds stays what it is (power-safe overwrite).
+            # Recovery relies on that when it writes once more what may not have been synced.
+            return piece
+        self.garbled += 1
+        at = random.randrange(len(piece))
+        return piece[:at] + bytes([piece[at] ^ random.randrange(1, 256)]) + piece[at + 1 :]
 
 
 def _unsynced(directory: _Directory) -> bool:

@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "power_cuts_in_a_compaction",
         "power_cuts_in_a_mark",
         "unsynced_bytes_lost",
+        "writes_garbled",
         "stops",
         "restarts",
         "restarts_from_flushed_state",

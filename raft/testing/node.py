@@ -246,7 +246,9 @@ class SimNode:
     def _lose_power(self) -> None:
         self.world.counts["unsynced_bytes_lost"] += self.power.unsynced_bytes
         self.power.disarm()
-        self.disk.crash(self.random)
+        before = self.disk.garbled
+        self.disk.crash(self.random, self.world.profile.weather.garble)
+        self.world.counts["writes_garbled"] += self.disk.garbled - before
 
     def pause(self) -> None:
         """SIGSTOP: no ticks, no disk, nothing read; messages queue."""

@@ -48,6 +48,7 @@ PARTS: dict[str, Callable[[Profile], Profile]] = {
     "shapes": _within("weather", shape_ticks=0.0),
     "pauses": _fields(pause_ticks=0.0),
     "stalls": _within("weather", stall_ticks=0.0),
+    "garbled-writes": _within("weather", garble=0.0),
     "slow-nodes": _within("weather", slow_node_ticks=0.0),
     "wrong-clocks": _without_wrong_clocks,
     "slow-disks": _fields(slow_disk_ticks=0.0),

@@ -15,6 +15,8 @@ from raft.testing.shapes import PLANS, SHAPES
 STALL_TICKS_MIN, STALL_TICKS_MAX = 0.2, 60.0
 """How long a write or a sync hangs."""
 
+GARBLE = 0.3
+
 SPEED_MAX = 2.0
 """Clocks run from 1 / SPEED_MAX to SPEED_MAX times as fast as the others."""
 
@@ -29,6 +31,8 @@ class WeatherSettings:
     stall_ticks: float = 0.0
     """Pause between disks that hang."""
     stall_ticks_max: float = STALL_TICKS_MAX
+    garble: float = 0.0
+    """Probability that a piece of a write is not what was written, if the power fails in it."""
     slow_node_ticks: float = 0.0
     """Pause between nodes that become slow in all they do, or are well again."""
     speeds: float = 1.0
@@ -59,6 +63,7 @@ def draw_weather(random: Random) -> WeatherSettings:
         speeds=random.choice((1.1, 1.5, SPEED_MAX)),
         shape_ticks=random.choice((10.0, 30.0, 80.0)),
         shapes=tuple(sorted(some)),
+        garble=GARBLE,
     )
     return replace(
         drawn,

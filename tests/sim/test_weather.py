@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from raft.storage.memory_disk import MemoryDisk
 from raft.testing.clock import TICK, VirtualClock
 from raft.testing.parts import PARTS, left_out, parts_of
 from raft.testing.profile import draw_profile
@@ -179,3 +180,28 @@ def test_the_weather_of_a_seed_reaches_its_nodes() -> None:
     assert simulation.run().violation == ""
     counts = simulation.counts
     assert counts["disk_stalls"] and counts["slow_nodes"] and counts["partitions"]
+
+
+def cut_off(garble: float, seed: int, written: bytes = b"x" * 512) -> tuple[bytes, int]:
+    """Return what is on a disk after the power failed in a write over `written`, and what it has garbled."""
+    disk = MemoryDisk()
+    file = disk.open("/a", create=True)
+    file.write_at(written, 0)
+    file.sync_data()
+    disk.sync_directory("/")
+    file.write_at(b"x" * 512, 0)
+    file.write_at(b"y" * 512, 512)
+    disk.crash(Random(seed), garble)
+    return disk.content("/a"), disk.garbled
+
+
+def test_the_power_may_garble_what_was_being_written() -> None:
+    contents = [cut_off(1.0, seed) for seed in range(40)]
+    ends = {content[512:] for content, _ in contents}
+    assert all(len(end) in (0, 512) and end != b"y" * 512 for end in ends) and len(ends) > 3
+    assert sum(garbled for _, garbled in contents) == sum(len(content) > 512 for content, _ in contents)
+    assert {cut_off(0.0, seed)[0][512:] for seed in range(40)} == {b"", b"y" * 512}
+
+
+def test_what_is_written_over_with_itself_is_never_garbled() -> None:
+    assert {cut_off(1.0, seed)[0][:512] for seed in range(40)} == {b"x" * 512}
