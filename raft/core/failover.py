@@ -62,3 +62,9 @@ class Failover(Reconfiguration):
         # A voter alone has nobody to hand over to, and nobody waits for another leader.
         if leadership.transfer is None and successor != NO_NODE:
             leadership.begin_transfer(successor)
+
+    def _tick_transfer(self) -> None:
+        # It may have been told before it led: its vote was out, and the disk hung over something else.
+        if self._is_log_stalled:
+            self.log_stalled(True)
+        super()._tick_transfer()

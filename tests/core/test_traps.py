@@ -10,7 +10,7 @@ from raft.core.messages import AppendEntries, AppendEntriesReply, HeartbeatReply
 from raft.core.ready import Role
 from raft.core.types import Entry, EntryKind, HardState, SnapshotMeta
 from tests.core.driver import ELECTION_TICKS, MemoryLog, Node, terms_log, voters
-from tests.core.solo import append, asks_vote, heartbeat, leader, member, of_kind, the
+from tests.core.solo import append, asks_vote, candidate, heartbeat, leader, member, of_kind, the
 
 
 @pytest.mark.parametrize("stable_count", range(6))
@@ -93,6 +93,22 @@ def test_a_leader_whose_disk_is_held_up_finds_out_that_it_has_no_quorum() -> Non
         node.take_ready()
     assert not node.leads
     assert node.writes, "the disk has not returned"
+
+
+def test_who_is_elected_while_its_disk_hangs_hands_over_too() -> None:
+    """Trap 31: its vote was out before the disk hung over another write, and its shell had told it before it
+    led. Nobody tells it again."""
+    node = candidate(check_quorum=1)
+    node.core.log_stalled(True)
+    for peer in (2, 3):
+        node.core.step(RequestVoteReply(peer, 1, 1, granted=True))
+    assert node.leads
+    node.take_ready()
+    node.core.tick()
+    assert node.core.transfer_target in (2, 3)
+    for _ in range(ELECTION_TICKS):
+        node.core.tick()
+    assert not node.leads
 
 
 @pytest.mark.parametrize("is_refused", [False, True])
