@@ -113,8 +113,8 @@ OPTIONS: Final = (
     Option(
         "log-stall-exit",
         "20",
-        "seconds after which a write of the log that has not returned ends the process; not before three "
-        "election timeouts",
+        "seconds after which a disk that hangs (a write of the log that has not returned, an event loop that "
+        "stands still) ends the process; not before three election timeouts",
         "SECONDS",
     ),
     Option(

@@ -49,6 +49,7 @@ from kvstore import (
 )
 from quorumlog.flags import ServeConfig, add_options, load
 from quorumlog.join import open_directory
+from quorumlog.loop_watch import LoopWatch
 from quorumlog.restore import read_base
 from raft import (
     ConfigError,
@@ -216,6 +217,15 @@ class _Server:
             raise self._fatal
         logger.info("stopped")
 
+    def _stands(self, stood_s: float) -> None:
+        """In the thread of the watch. The loop may hold any lock, that of the log's output too."""
+        _complain(
+            f"the event loop of the member in {self._config.data_dir} has stood still for {stood_s:.3g} s: "
+            "the disk hangs, most likely. What was acknowledged is on disk; writes that were not answered may "
+            "or may not have been applied. What to do: see to the disk, then start the member again"
+        )
+        os._exit(EXIT_FATAL)
+
     def _leave(self) -> None:
         if self._fatal is not None:
             _complain(str(self._fatal))
@@ -252,6 +262,12 @@ class _Server:
         await self._wait_replayed(node)
         if self._ended.is_set():
             return
+        if self._owns_process:
+            watch = LoopWatch(
+                max(config.log_stall_exit_s, 3 * config.election_timeout_ms / 1000), self._stands
+            )
+            watch.start()
+            stack.callback(watch.stop)
         context = await self._open_door(stack, node, store)
         if config.auto_compaction is not None:
             compactor = AutoCompactor(

@@ -201,6 +201,20 @@ async def strike(cluster: LocalCluster, index: int, fault: Fault) -> None:
         assert not later, f"{fault.name}, and after that: {later}"
 
 
+async def hang(cluster: LocalCluster, index: int, call: str, files: Sequence[Path], says: str) -> str:
+    """Let `call` on `files` hang until the member has ended for that; return what it said."""
+    member = cluster.members[index]
+    since = member.log_path.stat().st_size
+    async with Injection(cluster, member, f"{call}:delay_enter=300s:when=1", files):
+
+        async def has_said() -> bool:
+            return b"quorumlog serve: " in member.log_path.read_bytes()[since:]
+
+        await wait_until(has_said, "it says that it ends", 60.0)
+    # As the kernel keeps a process whose thread waits for a disk, strace keeps one that it holds up.
+    return await ended(cluster, index, says, since=since)
+
+
 async def cut_short(cluster: LocalCluster, index: int) -> None:
     """The same with a write of which only a part reaches the disk."""
     member = cluster.members[index]

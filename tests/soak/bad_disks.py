@@ -1,9 +1,9 @@
 """Every way in which a disk fails, on leaders and on followers, under load, one after the other.
 
 Each round: each fault of tests/process/bad_disk.py, a write that is cut short, and a disk that hangs and
-comes back, each on the leader and on a follower. The member ends as it should, or is well again; the others
-go on; it is started again. Last, a member is told to stop while the disk of its state hangs. At the end what
-the clients were told is checked, and all members have one hash.
+comes back, or does not, each on the leader and on a follower. The member ends as it should, or is well again;
+the others go on; it is started again. Last, a member is told to stop while the disk of its state hangs. At the
+end what the clients were told is checked, and all members have one hash.
 
     python -m tests.soak.bad_disks               one round, a minute or two
 """
@@ -19,7 +19,17 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from tests.process.bad_disk import FATAL, FAULTS, Fault, Injection, cut_short, log_files, strike
+from tests.process.bad_disk import (
+    FATAL,
+    FAULTS,
+    Fault,
+    Injection,
+    cut_short,
+    hang,
+    log_files,
+    state_logs,
+    strike,
+)
 from tests.process.cluster import LocalCluster, wait_until
 from tests.process.workload import Workload, verify
 from tests.soak import common
@@ -28,12 +38,16 @@ from tests.soak.common import say
 LOAD: Final = 40
 CUT_SHORT: Final = "a write is cut short"
 HANGS: Final = "the disk hangs and comes back"
+STANDS: Final = "the state's disk hangs, and with it the event loop"
 
 
 async def befall(cluster: LocalCluster, load: Workload, index: int, fault: Fault | str) -> None:
     """Let one fault happen to a member, until it runs again and serves."""
     if fault == HANGS:
         await _hang(cluster, load, index)
+    elif fault == STANDS:
+        await hang(cluster, index, "write", state_logs(cluster.members[index]), "has stood still for")
+        cluster.start(index)
     else:
         await (strike(cluster, index, fault) if isinstance(fault, Fault) else cut_short(cluster, index))
         await load.wait_acknowledged(LOAD)
@@ -74,9 +88,11 @@ async def _stop_hanging(cluster: LocalCluster, index: int) -> None:
 async def run_round(directory: Path, number: int, seed: int) -> int:
     """Return how many faults there were."""
     chance = random.Random(seed * 1000 + number)
-    turns = [(fault, is_leader) for fault in (*FAULTS, CUT_SHORT, HANGS) for is_leader in (True, False)]
+    turns = [
+        (fault, is_leader) for fault in (*FAULTS, CUT_SHORT, HANGS, STANDS) for is_leader in (True, False)
+    ]
     chance.shuffle(turns)
-    with LocalCluster(directory / f"round{number}", extra_args=["--log-stall-exit", "60"]) as cluster:
+    with LocalCluster(directory / f"round{number}", extra_args=["--log-stall-exit", "12"]) as cluster:
         cluster.start()
         await cluster.wait_healthy()
         async with Workload(cluster, seed=number) as load:
