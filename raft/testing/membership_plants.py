@@ -64,6 +64,7 @@ class LosesJointAtRestart(Raft):
         membership: Membership,
         applied_index: LogIndex,
         random: Random,
+        is_recovering: bool = False,
     ) -> None:
         super().__init__(
             config,
@@ -72,6 +73,7 @@ class LosesJointAtRestart(Raft):
             membership=membership,
             applied_index=applied_index,
             random=random,
+            is_recovering=is_recovering,
         )
         known = self._configurations
         simple = [found for found in known._history if not found.membership.is_joint]
