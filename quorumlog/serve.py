@@ -221,8 +221,8 @@ class _Server:
         """In the thread of the watch. The loop may hold any lock, that of the log's output too."""
         _complain(
             f"the event loop of the member in {self._config.data_dir} has stood still for {stood_s:.3g} s: "
-            "the disk hangs, most likely. What was acknowledged is on disk; writes that were not answered may "
-            "or may not have been applied. What to do: see to the disk, then start the member again"
+            "the disk hangs, most likely. What was acknowledged is on disk; writes that were not answered "
+            "may or may not have been applied. What to do: see to the disk, then start the member again"
         )
         os._exit(EXIT_FATAL)
 

@@ -2,8 +2,8 @@
 
 Each round: each fault of tests/process/bad_disk.py, a write that is cut short, and a disk that hangs and
 comes back, or does not, each on the leader and on a follower. The member ends as it should, or is well again;
-the others go on; it is started again. Last, a member is told to stop while the disk of its state hangs. At the
-end what the clients were told is checked, and all members have one hash.
+the others go on; it is started again. Last, a member is told to stop while the disk of its state hangs. At
+the end what the clients were told is checked, and all members have one hash.
 
     python -m tests.soak.bad_disks               one round, a minute or two
 """
