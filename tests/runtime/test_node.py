@@ -226,7 +226,7 @@ async def test_a_proposal_lost_with_its_leader_is_proposed_again_and_applied_onc
         assert await add(cluster.nodes[old]) == 1
         # Nothing that the leader appends now gets anywhere, nor what is forwarded to it.
         cluster.network.fault = lambda message: (
-            DROP if message.sender == old or isinstance(message, m.Propose) else 0.0
+            DROP if message.sender == old or (message.to == old and isinstance(message, m.Propose)) else 0.0
         )
         at_leader = asyncio.create_task(add(cluster.nodes[old], "at-leader", timeout_s=30))
         forwarded = asyncio.create_task(add(cluster.nodes[others[0]], "forwarded", timeout_s=30))
