@@ -231,11 +231,16 @@ class Cluster:
         self._run(flushed_state_survives, record, applied_index)
         record.applied_index = applied_index
 
+    def state_beside(self, node_id: NodeId) -> None:
+        """Of the state just loaded nobody knows which entries of the log it has: the log lost its end.
+        Another has to come, which is not older."""
+        self.nodes[node_id].applied_index -= 1
+
     def state_flushed(self, node_id: NodeId, index: LogIndex, *, is_noted: bool = False) -> None:
         """The state through `index` would survive a power cut, and one before it would not come back.
         `is_noted`: the next start knows of it, and sets a mark in the log."""
         record = self.nodes[node_id]
-        if not is_noted:
+        if not is_noted and index != record.state_index:
             self._run(state_is_within_log, record, index)
         record.state_index, record.is_state_lost = index, False
 

@@ -63,6 +63,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "sinks_failed",
         "states_lost",
         "data_lost",
+        "states_ahead",
         "members_recovered",
         "states_mended",
         "ticks_skipped",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from raft.core.errors import StorageError
 from raft.runtime.lost_data import is_state_ahead
-from raft.storage.high_water import HighWater, Mark
+from raft.storage.high_water import HIGH_WATER_NAME, HighWater, Mark
 from raft.storage.lost_data import check_complete
 from raft.storage.memory_disk import MemoryDisk
 from raft.storage.record import Identity
@@ -39,7 +39,9 @@ def maybe_lose_data(node: SimNode, directory: str, identity: Identity) -> None:
         return
     if node.disk.has_unsynced() or not world.profile.membership.is_fixed:
         return
-    if not node.disk.exists(directory) or not world.cluster.may_lose_data(node.node_id):
+    # Without a high-water file the first start has not come to its end yet.
+    is_used = node.disk.exists(f"{directory}/{HIGH_WATER_NAME}")
+    if not is_used or not world.cluster.may_lose_data(node.node_id):
         return
     if _damage(node.disk, directory, identity, random.choice(BATCHES_LOST)):
         world.counts["data_lost"] += 1
@@ -49,8 +51,8 @@ def maybe_lose_data(node: SimNode, directory: str, identity: Identity) -> None:
 
 def drop_state_ahead(node: SimNode) -> None:
     """A state that is ahead of a log that lost its end is lost too: nobody knows which entries of this log it
-    has. (A real node keeps it until it gets another.)"""
-    if not is_state_ahead(node.store, node.machine.applied_index):
+    has. A real node keeps it until it gets another."""
+    if node.is_real or not is_state_ahead(node.store, node.machine.applied_index):
         return
     world = node.world
     world.counts["states_lost"] += 1

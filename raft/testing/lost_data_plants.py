@@ -12,7 +12,7 @@ from raft.core.quorum import quorum_index
 from raft.core.raft import Raft
 from raft.core.types import LogIndex
 from raft.testing.node import SimNode
-from raft.testing.profile import MembershipSettings, Profile
+from raft.testing.profile import MembershipSettings, Profile, disks_lose_data
 
 
 class VotesWhileRecovering(Raft):
@@ -71,7 +71,7 @@ class ForgetsThatItIsRecovering(SimNode):
 def lost_data_weather(profile: Profile, random: Random) -> Profile:
     """Weather in which disks lose what was synced, and members go down one after the other."""
     return replace(
-        profile,
+        disks_lose_data(profile, random),
         voters=random.choice((3, 3, 5)),
         membership=MembershipSettings(),
         lose_data=0.9,

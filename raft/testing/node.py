@@ -59,6 +59,8 @@ class SimNode:
     """One node through all its lives."""
 
     make_receiver = Receiver
+    is_real = False
+    """Whether it is raft.Node that runs."""
 
     def __init__(self, world: World, node_id: NodeId, voters: frozenset[NodeId], make: type[Raft]) -> None:
         """`make`: Raft, or a subclass with a planted bug."""

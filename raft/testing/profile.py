@@ -241,7 +241,12 @@ def draw_profile(random: Random) -> Profile:
 def disks_lose_data(profile: Profile, random: Random) -> Profile:
     """What is lost shows when others are down too, or are cut off, or come back."""
     lose_data, crash_ticks = random.choice((0.2, 0.5, 0.9)), random.choice((15.0, 40.0))
-    return replace(profile, lose_data=lose_data, crash_ticks=profile.crash_ticks or crash_ticks)
+    # States are lost with the ends of logs. A log of no length at all is cut under each snapshot that is on
+    # its way, so that one who needs the log behind it, too, would need another one for ever.
+    snapshots = replace(profile.snapshots, log_bytes_max=max(profile.snapshots.log_bytes_max, 2000))
+    return replace(
+        profile, lose_data=lose_data, crash_ticks=profile.crash_ticks or crash_ticks, snapshots=snapshots
+    )
 
 
 def _leaders_die_young(profile: Profile, random: Random) -> Profile:

@@ -29,6 +29,7 @@ from raft.runtime.config import NodeConfig
 from raft.runtime.driver import Driver
 from raft.runtime.factories import NodeFactories
 from raft.runtime.log_watch import LogStalled
+from raft.runtime.lost_data import is_state_ahead
 from raft.runtime.node import Node
 from raft.storage.directory import DataDirectory, InitialMember
 from raft.storage.disk import Disk
@@ -68,6 +69,7 @@ class RuntimeSimNode(SimNode):
     transport: VirtualTransport
     directory: DataDirectory
     node: Node
+    is_real = True
 
     def __init__(
         self,
@@ -404,6 +406,9 @@ class RuntimeSimNode(SimNode):
         is_recovering: bool,
     ) -> Raft:
         world = self.world
+        if is_state_ahead(log, self.machine.applied_index):
+            world.counts["states_ahead"] += 1
+            world.cluster.state_beside(self.node_id)
         small = replace(
             world.core_config(self.node_id, config.run_id), command_bytes_max=config.command_bytes_max
         )

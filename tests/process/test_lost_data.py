@@ -16,7 +16,7 @@ from raft.storage.segment import segment_path
 
 from .cluster import LocalCluster, Member
 from .conftest import MakeCluster
-from .lagging import Output
+from .lagging import INSTALLED, Output
 from .rpc import Rpc
 from .workload import Workload, verify, verify_equal_members
 
@@ -120,6 +120,8 @@ async def check_nobody_leads(cluster: LocalCluster, third: int, victim: int, sai
             await rpc.put(rpc_pb2.PutRequest(key=b"nobody", value=b"x"), timeout_s=NOBODY_LEADS_S)
     assert not any(said[index].count(LEADS) for index in (third, victim))
     assert not said[victim].count(ASKS) and not said[victim].count(WELL)
+    # Its state is ahead of its log, and newer than what the third has to offer.
+    assert not said[victim].count(INSTALLED)
 
 
 async def test_with_one_more_member_gone_it_elects_nobody(make_cluster: MakeCluster) -> None:
