@@ -83,3 +83,5 @@ def test_a_member_that_answers_nobody_is_seen() -> None:
     result = simulation.run()
     assert result.violation == "liveness"
     assert "node 2 has answered no write and no read" in result.detail
+    # Before it is blamed the others have let it catch up.
+    assert all(client._stopped for client in simulation._clients)
