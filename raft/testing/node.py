@@ -234,6 +234,7 @@ class SimNode:
         waiting = self.requests.all_calls()
         self.up = False
         self.life += 1
+        world.gone(self)
         world.application.crashed(self.node_id)
         self._soft_state = SoftState(Role.FOLLOWER, 0, 0)
         if power_cut:
@@ -357,6 +358,12 @@ class SimNode:
         """The transport tells that messages to `node_id` are being lost."""
         if self.up and not self.paused:
             self.core.report_unreachable(node_id)
+            self.turn()
+
+    def refused(self, node_id: NodeId) -> None:
+        """The transport tells that nobody listens where `node_id` should."""
+        if self.up and not self.paused:
+            self.core.leader_unreachable(node_id)
             self.turn()
 
     def _wake(self) -> None:

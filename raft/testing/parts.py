@@ -53,6 +53,7 @@ PARTS: dict[str, Callable[[Profile], Profile]] = {
     "wrong-clocks": _without_wrong_clocks,
     "slow-disks": _fields(slow_disk_ticks=0.0),
     "disk-errors": _fields(disk_error_ticks=0.0),
+    "refusals": _fields(refusals=False),
     "nudges": _fields(nudge_ticks=0.0),
     "compaction": _within("snapshots", compacts=False),
     "lost-states": _without_lost_states,

@@ -163,6 +163,8 @@ class Profile:
     snapshots: SnapshotSettings = SnapshotSettings()
     membership: MembershipSettings = MembershipSettings()
     weather: WeatherSettings = FAIR
+    refusals: bool = True
+    """Members may be told that nobody listens somewhere (refusals.py)."""
     lose_data: float = 0.0
     """Probability that a node which starts has lost the end of its log (lost_data.py)."""
 

@@ -247,6 +247,7 @@ class RuntimeSimNode(SimNode):
         self.loop.kill()
         self._dead.append(self.loop)
         self.transport.died()
+        world.gone(self)
         world.application.crashed(self.node_id)
         self._soft_state = SoftState(Role.FOLLOWER, 0, 0)
         if power_cut:
@@ -477,6 +478,10 @@ class RuntimeSimNode(SimNode):
     def unreachable(self, node_id: NodeId) -> None:
         if self.up:
             self.transport.lost(node_id)
+
+    def refused(self, node_id: NodeId) -> None:
+        if self.up:
+            self.transport.missed(node_id)
 
     def fail_disk(self) -> None:
         self._disk_errors_due += self.up

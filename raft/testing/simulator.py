@@ -43,6 +43,7 @@ from raft.testing.oracle import Oracle, Outcome
 from raft.testing.parts import left_out, parts_of
 from raft.testing.plants import Plant
 from raft.testing.profile import Profile, draw_profile
+from raft.testing.refusals import Refusals
 from raft.testing.world import Application, Story
 from raft.transport.codec import BlockCache, decode_frame, encode_message, frame_of
 
@@ -119,6 +120,7 @@ class Simulation:
         for node_id in sorted(voters):
             self.nodes[node_id] = self._make_node(node_id)
         self._trouble = Troublemaker(self, self.network.cut, self.network.heal)
+        self._refusals = Refusals(self, seed)
         self._clients = [self._make_client(number) for number in range(self.profile.clients)]
         fixed = self.profile.membership.is_fixed
         self._operator = None if fixed else Operator(self, self._begin, self._end)
@@ -176,6 +178,7 @@ class Simulation:
         for client in self._clients:
             client.think()
         self._trouble.start()
+        self._refusals.start()
         if self._operator is not None:
             self._operator.start()
         for _ in range(self.steps):
@@ -378,11 +381,16 @@ class Simulation:
         if leads and (node.node_id, term) in self._forced:
             self._forced.discard((node.node_id, term))
             self.counts["transfers_done"] += 1
+        if leads:
+            self._refusals.leads(node.node_id, term)
         if leads and len(self.cluster.committed) > before:
             self.moment(node)
 
     def moment(self, node: SimNode) -> None:
         self._trouble.at_moment(node)
+
+    def gone(self, node: SimNode) -> None:
+        self._refusals.gone(node.node_id)
 
     def restart_later(self, node: SimNode) -> None:
         ticks = 0.5 if self.calm else self._random.random() * self.profile.down_ticks_max

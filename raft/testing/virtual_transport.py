@@ -117,6 +117,15 @@ class VirtualTransport:
         if self.process.random.random() < REPORTED:
             self.process.loop.post(self._report, [], [node_id])
 
+    def missed(self, node_id: NodeId) -> None:
+        """It was dialled, and refused: on the way of its messages, so after all that have come."""
+        self.process.loop.post(self._report_missed, node_id)
+
+    def _report_missed(self, node_id: NodeId) -> None:
+        if self.handler is not None:
+            self._stats.refused_after_stream += 1
+            self.handler.on_refused(node_id)
+
     def _is_dialled(self, to: NodeId) -> bool:
         """Whether there is a stream to `to` in good times: it is a peer, or a guest, which has dialled."""
         other = self.find(to)

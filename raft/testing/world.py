@@ -108,6 +108,10 @@ class World(Protocol):
         """Something delicate has just happened at `node`: a good moment for a crash."""
         ...
 
+    def gone(self, node: SimNode) -> None:
+        """The process of `node` has ended. Others may notice."""
+        ...
+
     def restart_later(self, node: SimNode) -> None: ...
 
     def note(self, node_id: NodeId, text: str, *arguments: object) -> None:
