@@ -48,7 +48,7 @@ class Recovering(Failover):
     """What a leader still waits for that heard of the loss and not of its end."""
 
     def _step_recovery_goal(self, message: RecoveryGoal) -> None:
-        if message.sender != self.leader:
+        if message.sender != self.leader or not message.run_id:
             return
         if message.run_id == self._recovering_run:
             self._recovery_goal_index = message.index

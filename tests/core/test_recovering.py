@@ -241,6 +241,13 @@ def test_a_goal_is_taken_from_its_leader_and_for_its_own_run_only():
     assert not node.core.is_recovering
 
 
+def test_a_goal_of_no_run_is_nothing_to_a_member_that_is_well():
+    node = Node(1, voters(1, 2, 3), MemoryLog(terms_log(1, 1)), HardState(1, 0, 2))
+    node.step(Heartbeat(2, 1, 1, 2))
+    node.core.step(RecoveryGoal(2, 1, 1, 0, 1))
+    assert not node.core.has_ready()
+
+
 def test_what_says_late_that_it_is_recovering_changes_nothing():
     group = group_with_loss()
     group.tick(2, only=[1])
