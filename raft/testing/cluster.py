@@ -94,6 +94,8 @@ class NodeRecord:
     """What its state machine has durably."""
     is_state_lost: bool = False
     """Its durable state is gone, though the log begins after it."""
+    is_state_beside: bool = False
+    """It has a state, and nobody knows which entries of its log that has: it can give it to nobody."""
     offered_index: LogIndex = 0
     """Of the newest snapshot that came in: committed, whoever says so."""
     up: bool = False
@@ -230,11 +232,13 @@ class Cluster:
         record = self.nodes[node_id]
         self._run(flushed_state_survives, record, applied_index)
         record.applied_index = applied_index
+        record.is_state_beside = False
 
     def state_beside(self, node_id: NodeId) -> None:
         """Of the state just loaded nobody knows which entries of the log it has: the log lost its end.
         Another has to come, which is not older."""
         self.nodes[node_id].applied_index -= 1
+        self.nodes[node_id].is_state_beside = True
 
     def state_flushed(self, node_id: NodeId, index: LogIndex, *, is_noted: bool = False) -> None:
         """The state through `index` would survive a power cut, and one before it would not come back.
@@ -284,7 +288,7 @@ class Cluster:
         lost |= {
             record.node_id
             for record in self.nodes.values()
-            if record.is_state_lost and record.node_id not in membership.removed
+            if (record.is_state_lost or record.is_state_beside) and record.node_id not in membership.removed
         }
         if not lost:
             return True
@@ -297,6 +301,7 @@ class Cluster:
         record = self.nodes[node_id]
         self._run(restore_goes_forward, record, index)
         record.applied_index = index
+        record.is_state_beside = False
 
     def snapshot_offered(self, node_id: NodeId, meta: SnapshotMeta) -> None:
         """A snapshot has come in whole and its core is about to be asked."""
