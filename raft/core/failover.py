@@ -37,8 +37,8 @@ class Failover(Reconfiguration):
     def leader_unreachable(self, node_id: NodeId) -> None:
         """No process listens where `node_id` should: if that is the leader, find out soon whether it lives.
 
-        Nothing happens without pre-vote, for then to find out would cost a term, or without check-quorum: then
-        nobody would refuse for the leader's sake, and a wrong guess depose it.
+        Nothing happens without pre-vote, for then to find out would cost a term, or without check-quorum:
+        then nobody would refuse for the leader's sake, and a wrong guess depose it.
         """
         if self.role is not Role.FOLLOWER or self.leader != node_id or node_id == NO_NODE:
             return
