@@ -161,6 +161,7 @@ NOT_IN_SHELL = frozenset(
         "log_stalls",
         "proposals_expired",
         "sinks_failed",
+        "states_ahead",
         "stops",
         "ticks_skipped",
     }

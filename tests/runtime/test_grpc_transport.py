@@ -559,7 +559,14 @@ class Pipe:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        accepting = asyncio.current_task()
+        assert accepting is not None
+        self._tasks.add(accepting)  # a look at whether anybody listens may come at the very end
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except BaseException:
+            writer.transport.abort()
+            raise
         for source, sink in ((reader, far_writer), (far_reader, writer)):
             task = asyncio.create_task(self._carry(source, sink))
             self._tasks.add(task)

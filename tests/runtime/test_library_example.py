@@ -105,7 +105,7 @@ def test_the_page_gives_the_settings_their_defaults() -> None:
     members = {1: raft.InitialMember("a", ("http://127.0.0.1:1",))}
     config = raft.NodeConfig(data_dir="x", node_id=1, cluster_id=1, members=members)
     table = re.findall(r"^\| `(\w+_(bytes_max|bytes|bytes_per_s_max|s))` \| (\d+) (MiB|s) \|", PAGE, re.M)
-    assert len(table) == 6
+    assert len(table) == 7
     for name, _, number, unit in table:
         assert getattr(config, name) == int(number) * (1 if unit == "s" else 1024 * 1024), name
 

@@ -406,7 +406,14 @@ class Cable:
             writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        accepting = asyncio.current_task()
+        assert accepting is not None
+        self._tasks.add(accepting)  # a look at whether anybody listens may come at the very end
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except BaseException:
+            writer.transport.abort()
+            raise
         self._writers += [writer, far_writer]
         for source, sink in ((reader, far_writer), (far_reader, writer)):
             self._tasks.add(asyncio.create_task(self._carry(source, sink)))

@@ -46,13 +46,20 @@ async def test_somebody_listens_who_never_accepts(listener: socket.socket) -> No
 
 
 async def test_a_connection_that_is_reset_once_it_is_accepted() -> None:
-    def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    is_over = asyncio.Event()
+
+    async def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sock = writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        is_over.set()
 
     async with await asyncio.start_server(reset, "127.0.0.1", 0) as server:
         assert await probe([address_of(server.sockets[0])], PATIENT_S) is Verdict.CONNECTED
+        async with asyncio.timeout(PATIENT_S):
+            await is_over.wait()
 
 
 @pytest.fixture
