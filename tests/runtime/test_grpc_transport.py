@@ -22,6 +22,7 @@ from raft.transport.interface import PIPE_FRAME_BYTES_MAX, IdentityRefused, List
 from raft.transport.options import STREAM_PATH, Self, TransportOptions
 from raft.transport.peers import ClusterDescription, Peer
 
+from .cable import Cable
 from .cluster import free_ports, until
 
 CLUSTER = 77
@@ -535,61 +536,14 @@ async def test_a_peer_that_speaks_out_of_turn_is_dialled_again(
     await a.connected(2)
 
 
-class Pipe:
-    """A TCP proxy to a port that can swallow everything without closing: a pulled cable."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.open = asyncio.Event()
-        self.open.set()
-        self.port = 0
-        self._server: asyncio.Server | None = None
-
-    async def __aenter__(self) -> Pipe:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        accepting = asyncio.current_task()
-        assert accepting is not None
-        self._tasks.add(accepting)  # a look at whether anybody listens may come at the very end
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        except BaseException:
-            writer.transport.abort()
-            raise
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
-            task = asyncio.create_task(self._carry(source, sink))
-            self._tasks.add(task)
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65536):
-                await self.open.wait()
-                writer.write(data)
-        except ConnectionError:
-            return
-        finally:
-            writer.close()
-
-
 async def test_a_connection_whose_other_half_is_gone_is_found(start: Start, ports: dict[NodeId, int]) -> None:
     await start(2, ports)
-    async with Pipe(ports[2]) as pipe:
-        a = await start(1, ports, dialled={2: pipe.port})
+    async with Cable(ports[2]) as cable:
+        a = await start(1, ports, dialled={2: cable.port})
         await a.connected(2)
-        pipe.open.clear()
+        cable.open.clear()
         await until(lambda: a.stats.disconnects == 1, "the silence is noticed")
-        pipe.open.set()
+        cable.open.set()
         await a.connected(2)
 
 
