@@ -10,13 +10,13 @@ from typing import Any, Literal, NamedTuple
 
 import grpc.aio
 
+from kvstore.checking.history import Put, Request
 from kvstore.pb import rpc_pb2
 from raft import Verdict, inspect_directory
 
 from .changing import ChangingCluster
 from .cluster import Kind, Member, wait_until
 from .failpoints import ARMED, FIFO_VARIABLE, POINTS, VARIABLE
-from .history import Put, Request
 from .lagging import LOST, SMALL_LOG, Output, segments
 from .rpc import Rpc
 from .workload import Workload

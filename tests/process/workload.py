@@ -11,10 +11,7 @@ from typing import Any
 
 import grpc
 
-from kvstore.pb import kv_pb2, rpc_pb2
-
-from .cluster import LocalCluster, wait_until
-from .history import (
+from kvstore.checking.history import (
     Compare,
     Delete,
     DeleteResult,
@@ -31,9 +28,12 @@ from .history import (
     TxnResult,
     is_mutation,
 )
-from .revision_checker import check_revisions, missing_revisions
+from kvstore.checking.revision_checker import check_revisions, missing_revisions
+from kvstore.checking.wgl import check_linearizable
+from kvstore.pb import kv_pb2, rpc_pb2
+
+from .cluster import LocalCluster, wait_until
 from .rpc import Rpc, is_certainly_not_applied
-from .wgl import check_linearizable
 
 PAUSE_S = 0.004
 """Between two calls of one client: keeps a history at some thousands of calls, and a core for the members."""

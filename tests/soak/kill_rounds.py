@@ -34,10 +34,10 @@ from typing import Any, Final
 
 import grpc.aio
 
+from kvstore.checking.history import Kv, Operation, Put, Range, RangeResult, Request, Txn, update
+from kvstore.checking.revision_checker import check_revisions, missing_revisions
 from tests.process.cluster import ClusterError, LocalCluster, Member, wait_until
-from tests.process.history import Kv, Operation, Put, Range, RangeResult, Request, Txn, update
 from tests.process.lagging import SMALL_LOG, active_slot, incoming_bytes, leftovers, segments
-from tests.process.revision_checker import check_revisions, missing_revisions
 from tests.process.rpc import ALL, Rpc
 from tests.process.workload import Workload, past, perform, verify_equal_members
 from tests.soak import common

@@ -19,13 +19,13 @@ from typing import Final, Literal
 
 import grpc.aio
 
+from kvstore.checking.history import Kv, Operation, Put, PutResult, Range, RangeResult, update
+from kvstore.checking.revision_checker import Undecided, check_revisions, missing_revisions
+from kvstore.checking.wgl import check_linearizable
 from tests.process.changing import ChangingCluster
 from tests.process.cluster import Place, wait_until
-from tests.process.history import Kv, Operation, Put, PutResult, Range, RangeResult, update
 from tests.process.netns import Namespaces
-from tests.process.revision_checker import Undecided, check_revisions, missing_revisions
 from tests.process.rpc import ALL, Rpc
-from tests.process.wgl import check_linearizable
 from tests.process.workload import past, perform, verify_equal_members
 from tests.soak.kill_rounds import Load
 

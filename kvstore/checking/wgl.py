@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .history import (
+from kvstore.checking.history import (
     Compare,
     Delete,
     DeleteResult,
@@ -36,7 +36,7 @@ from .history import (
     apply,
     selected,
 )
-from .revision_checker import Undecided, Violation, check_processes
+from kvstore.checking.revision_checker import Undecided, Violation, check_processes
 
 STEPS_MAX = 3_000_000
 """Some seconds of one core for each key."""
@@ -111,8 +111,9 @@ def _by_key(operations: Sequence[Operation]) -> dict[bytes, list[_Call]]:
                 step = _step(Range(kv.key), own, kv.key)
                 calls[kv.key].append(_Call(operation, step, operation.call_ns, return_ns))
             continue
-        for key, part, own_result in _single_keys(operation):
-            calls[key].append(_Call(operation, _step(part, own_result, key), operation.call_ns, return_ns))
+        for key, alone, own_result in _single_keys(operation):
+            step = _step(alone, own_result, key)
+            calls[key].append(_Call(operation, step, operation.call_ns, return_ns))
     return calls
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from . import wgl
-from .history import (
+from kvstore.checking import wgl
+from kvstore.checking.history import (
     Compare,
     Delete,
     DeleteResult,
@@ -30,8 +30,8 @@ from .history import (
     apply,
     update,
 )
-from .revision_checker import Undecided, check_revisions
-from .wgl import check_linearizable
+from kvstore.checking.revision_checker import Undecided, check_revisions
+from kvstore.checking.wgl import check_linearizable
 
 A, B, ALL = b"a", b"b", Range(b"\0", b"\0")
 
@@ -259,7 +259,7 @@ def test_limits_end_in_undecided_and_never_in_a_verdict(
         scribe.info(0, Put(A, b"%d" % i))
     scribe.ok(10, 20, Put(B, b"x"), 9, PutResult())
     scribe.ok(30, 40, Range(A), 9, RangeResult((kv(A, b"nobody", 2, 8, 7),)))
-    monkeypatch.setattr("tests.process.revision_checker.CHOICES_MAX", 100)
+    monkeypatch.setattr("kvstore.checking.revision_checker.CHOICES_MAX", 100)
     with pytest.raises(Undecided):
         check_revisions(scribe.operations)
     with pytest.raises(Undecided):

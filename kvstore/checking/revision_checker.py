@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from .history import (
+from kvstore.checking.history import (
     Effects,
     Kv,
     Operation,
