@@ -114,6 +114,10 @@ class AckSettings:
     state: AckState = AckState.SYNC
 
 
+NO_ACKS: Final = AckSettings()
+"""A majority is all."""
+
+
 def check_label(label: str, value: str) -> None:
     """Raises ValueError unless both are short, and made of letters, digits, `-`, `_` and `.`."""
     for text in (label, value):

@@ -21,6 +21,8 @@ class DropReason(IntEnum):
     OVERLOADED = 1
     TRANSFERRING = 2
     TOO_LARGE = 3
+    ACKS_MISSING = 4
+    """Too few members acknowledge, and the ack policy says to take nothing new until they do."""
 
 
 class ChangeRefusal(IntEnum):
@@ -47,6 +49,8 @@ class ChangeRefusal(IntEnum):
     NOTHING_TO_DO = 13
     MALFORMED = 14
     """It names a member twice, or too much data."""
+    ACKS_IMPOSSIBLE = 15
+    """There are not the members that the ack policy asks for, or there would not be."""
 
 
 class RaftError(Exception):
@@ -95,6 +99,11 @@ class Transferring(ProposalDropped):
     """Leadership is being handed over: no proposals until that is done."""
 
 
+class AcksMissing(ProposalDropped):
+    """Too few members acknowledge, and the ack policy (before_apply, fail) lets nothing new in until they do.
+    Not applied. May be tried again."""
+
+
 class ChangeRefused(ProposalDropped):
     """The membership was not changed. `refusal` says why; retryable if time alone may help."""
 
@@ -125,6 +134,7 @@ _REFUSALS = {
     ChangeRefusal.TRANSFERRING: "leadership is being handed over; try again",
     ChangeRefusal.NOTHING_TO_DO: "it is like that already",
     ChangeRefusal.MALFORMED: "the change contradicts itself, or is too large",
+    ChangeRefusal.ACKS_IMPOSSIBLE: "the ack policy asks for more members, or other labels, than there are",
 }
 
 _PASSING_REFUSALS = frozenset(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from raft.core.errors import ChangeRefusal, DropReason
 from raft.core.types import Entry, LogIndex, MembershipChange, NodeId, Term
@@ -117,6 +117,42 @@ class RecoveryGoal(_Message):
     index: LogIndex
 
 
+class MemberAcks(NamedTuple):
+    """What the leader knows of one member, itself included."""
+
+    node_id: NodeId
+    persisted_index: LogIndex
+    """Through which index it has the leader's log, durably. 0 while it is recovering."""
+    applied_index: LogIndex
+    """As it last said; 0 if it was not asked."""
+    is_heard: bool
+    """It answered within the last one to two election timeouts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acks(_Message):
+    """From the leader, to judge an ack policy by: all members of the newest configuration, by id. Nothing
+    in it is believed for a commit. The newest replaces the ones before; it is of its term alone."""
+
+    members: Sequence[MemberAcks]
+    wants_applied: bool = False
+    """The receiver should say what it applies, by Applied, until another Acks says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class AckInterest(_Message):
+    """A member wants Acks for the next election timeout, though no policy is on."""
+
+    wants_applied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Applied(_Message):
+    """The sender has applied everything through `index`. Counts for ack policies of that stage alone."""
+
+    index: LogIndex
+
+
 @dataclass(frozen=True, slots=True)
 class StateRequest(_Message):
     """The sender's state is lost, though its log is not: whoever gets this should send it a snapshot of
@@ -211,6 +247,9 @@ Message: TypeAlias = (
     | Heartbeat
     | HeartbeatReply
     | RecoveryGoal
+    | Acks
+    | AckInterest
+    | Applied
     | StateRequest
     | TimeoutNow
     | ReadIndex

@@ -14,8 +14,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
+from raft.core.ack_types import NO_ACKS, AckPolicy, AckSettings
+
 NodeId: TypeAlias = int
 """Identifies a member for all time. Never 0, never used twice (trap 47). 1 .. 2**64 - 1."""
+
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+"""Of a member, e.g. (("zone", "dr"),): in the order of the names, each once."""
 
 Term: TypeAlias = int
 """A period with at most one leader. 0 before the first election."""
@@ -101,6 +106,9 @@ class Membership:
     """By id, what the runtime keeps of members: addresses and such. Nothing to the core."""
     removed: tuple[NodeId, ...] = ()
     """Ids that were members and are not, in the order of their removal: never used again (trap 47)."""
+    labels: tuple[tuple[NodeId, Labels], ...] = ()
+    """By id, of members that have some: what rules of the ack policy speak of."""
+    ack: AckSettings = NO_ACKS
 
     def __post_init__(self) -> None:
         if self.learners & (self.voters | self.voters_outgoing):
@@ -144,6 +152,10 @@ class MembershipChange:
     removes: frozenset[NodeId] = frozenset()
     details: tuple[tuple[NodeId, bytes], ...] = ()
     """Of members that are added, or new ones of members that stay."""
+    labels: tuple[tuple[NodeId, Labels], ...] = ()
+    """All labels of these members from now on; none if empty. Changes no quorum."""
+    ack: AckPolicy | None = None
+    """The ack policy from now on; its state begins as SYNC. None: as it is. Such a change has nothing else."""
     auto_leave: bool = True
     """The joint configuration, if there is one, ends by itself as soon as it is committed."""
     leaves: bool = False
