@@ -155,7 +155,7 @@ class MembershipChange:
     labels: tuple[tuple[NodeId, Labels], ...] = ()
     """All labels of these members from now on; none if empty. Changes no quorum."""
     ack: AckPolicy | None = None
-    """The ack policy from now on; its state begins as SYNC. None: as it is. Such a change has nothing else."""
+    """The ack policy from now on; its state begins as SYNC. None: as it is. Set, it stands alone."""
     auto_leave: bool = True
     """The joint configuration, if there is one, ends by itself as soon as it is committed."""
     leaves: bool = False
