@@ -45,6 +45,7 @@ from tests.soak.trial import (
     Trial,
     changing_cluster,
     longest_s,
+    patiently,
     write_ends_ns,
 )
 
@@ -57,6 +58,8 @@ VETERAN: Final = 0
 PART_S: Final = 60.0
 STRUCK_S: Final = (0.2, 5.0)
 BETWEEN_S: Final = (0.0, 2.0)
+
+STOP_S_MAX: Final = 60.0
 
 WARM_PARTS: Final = 3
 """A life that lasts for so many parts has its caches full; its memory counts from then on."""
@@ -72,8 +75,8 @@ class Lives:
         self._of: dict[int, list[int]] = {}
         self.names: dict[int, str] = {}
 
-    def look(self, cluster: ChangingCluster) -> int:
-        """Note it of all; return the most that one has, in bytes."""
+    def look(self, cluster: ChangingCluster) -> tuple[int, int]:
+        """Note it of all; return the most that one has, and what the veteran has, in bytes."""
         now = {}
         for index in cluster.present:
             member = cluster.members[index]
@@ -81,7 +84,7 @@ class Lives:
             self.names[member.pid] = member.name
         for pid, size in now.items():
             self._of.setdefault(pid, []).append(size)
-        return max(now.values())
+        return max(now.values()), now[cluster.members[VETERAN].pid]
 
     def growths(self) -> list[tuple[str, int, int, int]]:
         """Return, of each life that was long enough: name, parts, bytes when warm and at the end."""
@@ -116,17 +119,26 @@ class Storm(Trial):
             await load.wait_acknowledged(LOADED_WRITES, timeout_s=60.0)
         pause_s = longest_s(write_ends_ns(load))
         self.longest_pause_s = max(self.longest_pause_s, pause_s)
-        await self.check(load)
+        await self.check(load, self._learners)
         await self.say_it_again()
         if number % 2 == 0:
-            async with Rpc(self._cluster.members[self._rng.choice(self._cluster.present)].endpoint) as rpc:
-                await common.compact(rpc, self._revision)
-        anonymous = self.lives.look(self._cluster)
+            # A voter: a learner compacts nothing.
+            async with Rpc(self._cluster.members[self._rng.choice(self._voters())].endpoint) as rpc:
+                await self._compact(rpc)
+        most, veteran = self.lives.look(self._cluster)
         what = ", ".join(f"{count} {name}" for name, count in sorted((self.happened - before).items()))
         return (
             f"{len(self._cluster.present)} members, {load.acknowledged} writes, "
-            f"longest pause {pause_s:.2f} s, {anonymous / MB:.0f} MB at most: {what}"
+            f"longest pause {pause_s:.2f} s, {veteran / MB:.0f} MB of the first member, "
+            f"{most / MB:.0f} MB at most: {what}"
         )
+
+    async def _compact(self, rpc: Rpc) -> None:
+        try:
+            await patiently(lambda: common.compact(rpc, self._revision), "the history is compacted")
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.OUT_OF_RANGE:  # an attempt without an answer did it
+                raise
 
     # What happens
 
@@ -169,7 +181,9 @@ class Storm(Trial):
     async def _restart(self) -> None:
         cluster = self._cluster
         index = self._rng.choice(self._mortals())
-        status = await cluster.stop(index)
+        # Killed a moment ago, it may be no further than its imports, and SIGTERM would end it as any program.
+        await self.answers(index)
+        status = await cluster.stop(index, timeout_s=STOP_S_MAX)
         assert status == 0, f"{cluster.members[index].name} ended with {status} when it was asked to end"
         cluster.start(index)
         self.happened["restart"] += 1

@@ -10,12 +10,13 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import grpc.aio
 
@@ -23,11 +24,13 @@ from kvstore.checking.history import Kv, Operation, Put, PutResult, Range, Range
 from kvstore.checking.revision_checker import Undecided, check_revisions, missing_revisions
 from kvstore.checking.wgl import check_linearizable
 from tests.process.changing import ChangingCluster
-from tests.process.cluster import Place, wait_until
+from tests.process.cluster import ClusterError, Place, wait_until
 from tests.process.netns import Namespaces
 from tests.process.rpc import ALL, Rpc
 from tests.process.workload import past, perform, verify_equal_members
 from tests.soak.kill_rounds import Load
+
+T = TypeVar("T")
 
 SMALL_LOG: Final = (
     *("--log-bytes-max", "3000000", "--log-segment-bytes", "262144"),
@@ -40,6 +43,9 @@ FaultKind = Literal["kill", "pause", "cut", "cut_off_peers", "none"]
 FAULTS: Final[tuple[FaultKind, ...]] = ("kill", "pause", "cut", "cut_off_peers")
 
 HEALTHY_S_MAX: Final = 60.0
+PATIENCE_S_MAX: Final = 60.0
+TRANSIENT: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+REMOVED_S_MAX: Final = 60.0
 LOADED_WRITES: Final = 50
 
 
@@ -130,38 +136,43 @@ class Trial:
         if self._cluster.members[old].process is None:
             self.removed["was lost before"] += 1
             return
-        await self._cluster.wait_removed(old)
+        await self._cluster.wait_removed(old, timeout_s=REMOVED_S_MAX)
         how = f"after a {fault.kind}" if fault.victim == old and fault.kind != "none" else "at once"
         self.removed[how] += 1
         self._leaving.append(old)
 
     async def settled(self, learners: Sequence[int] = ()) -> None:
         """Everyone serves again; a learner need not, and answers all the same."""
-        cluster = self._cluster
-        voters = [index for index in cluster.present if index not in learners]
-        await cluster.wait_healthy(voters, timeout_s=HEALTHY_S_MAX)
+        voters = [index for index in self._cluster.present if index not in learners]
+        await self._cluster.wait_healthy(voters, timeout_s=HEALTHY_S_MAX)
         for index in learners:
+            await self.answers(index, as_learner=True)
 
-            async def answers(index: int = index) -> bool:
-                async with Rpc(cluster.members[index].endpoint) as rpc:
-                    try:
-                        return (await rpc.status(timeout_s=1.0)).isLearner
-                    except grpc.aio.AioRpcError:
-                        return False
+    async def answers(self, index: int, *, as_learner: bool = False) -> None:
+        """Wait until a member tells its status, which any member does that has started, a learner too."""
+        member = self._cluster.members[index]
 
-            await wait_until(answers, f"the learner {cluster.members[index].name} answers", HEALTHY_S_MAX)
+        async def told() -> bool:
+            async with Rpc(member.endpoint) as rpc:
+                try:
+                    status = await rpc.status(timeout_s=1.0)
+                except grpc.aio.AioRpcError:
+                    return False
+            return status.isLearner or not as_learner
+
+        await wait_until(told, f"{member.name} answers{' as a learner' * as_learner}", HEALTHY_S_MAX)
 
     async def say_it_again(self) -> None:
         """A removed member that is started once more says it once more. Then it is of no use."""
         cluster = self._cluster
         for index in self._leaving:
             cluster.start(index)
-            await cluster.wait_removed(index)
+            await cluster.wait_removed(index, timeout_s=REMOVED_S_MAX)
             cluster.wipe(index)
             self._networks.remove(index)
         self._leaving = []
 
-    async def check(self, load: Load) -> None:
+    async def check(self, load: Load, learners: Sequence[int] = ()) -> None:
         """What clients were told in this part, and what is there now, follow from what was there before.
         All members must be up. Raises AssertionError."""
         cluster, operations = self._cluster, load.history.operations
@@ -175,7 +186,8 @@ class Trial:
 
             await wait_until(read, "a read of everything", 30.0)
             operations.append(last)
-            records = await past(rpc, missing_revisions(operations, first_revision=self._revision))
+            missing = missing_revisions(operations, first_revision=self._revision)
+            records = await patiently(lambda: past(rpc, missing), "the past is told")
         violations = check_revisions(
             operations, first_revision=self._revision, initial=self._state, records=records
         )
@@ -186,7 +198,7 @@ class Trial:
         if violations:
             load.history.save(cluster.directory / "history.jsonl")
             raise AssertionError("the history is wrong:\n" + "\n".join(map(str, violations[:3])))
-        await verify_equal_members(cluster, last.revision, cluster.present)
+        await self._verify_equal(last.revision, learners)
         listed = await cluster.listed()
         assert set(listed) == set(cluster.ids.values()), f"{listed} are members, and not {cluster.ids}"
         self.acknowledged += load.acknowledged
@@ -195,6 +207,23 @@ class Trial:
         self._state = {}
         update(self._state, {kv.key: kv for kv in last.result.kvs})
         self._revision = last.revision
+
+    async def _verify_equal(self, revision: int, learners: Sequence[int]) -> None:
+        """All voters have one hash there. A learner hashes nothing for clients, as in etcd, where it serves
+        its status and serializable reads only: what it reads there must be what a voter reads."""
+        cluster = self._cluster
+        voters = [index for index in cluster.present if index not in learners]
+        await patiently(lambda: verify_equal_members(cluster, revision, voters), "voters have one hash")
+        for index in learners:
+            copies = []
+            for one in (voters[0], index):
+                async with Rpc(cluster.members[one].endpoint) as rpc:
+                    call = partial(rpc.read_all, revision=revision, serializable=True)
+                    # One that is not there yet says OUT_OF_RANGE.
+                    codes = (*TRANSIENT, grpc.StatusCode.OUT_OF_RANGE)
+                    copies.append((await patiently(call, "a serializable read", codes)).kvs)
+            names = [cluster.members[one].name for one in (voters[0], index)]
+            assert copies[0] == copies[1], f"{names} read different things at revision {revision}"
 
     def _earlier(self) -> list[Operation]:
         """Return the state at the beginning as writes, for the second checker, which begins with nothing."""
@@ -206,6 +235,32 @@ class Trial:
     def said(self, text: bytes) -> int:
         """Return how often the members said it, those that are gone too."""
         return sum(one.log_path.read_bytes().count(text) for one in self._cluster.members)
+
+
+async def patiently(
+    call: Callable[[], Awaitable[T]], what: str, codes: Sequence[grpc.StatusCode] = TRANSIENT
+) -> T:
+    """Return what `call` does, which may be done twice. It is done again after an error of `codes`, for a
+    while: on a loaded machine somebody is elected at any time, and that must not end a run of an hour."""
+    found: list[T] = []
+    last = "never asked"
+
+    async def is_done() -> bool:
+        nonlocal last
+        try:
+            found.append(await call())
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in codes:
+                raise
+            last = f"{error.code().name}: {error.details()}"
+            return False
+        return True
+
+    try:
+        await wait_until(is_done, what, PATIENCE_S_MAX, poll_s=0.2)
+    except ClusterError as error:
+        raise ClusterError(f"{error}: {last}") from None
+    return found[0]
 
 
 def _any(earlier: int, later: int) -> bool:
