@@ -10,14 +10,13 @@ Rules (etcd's robustness tests and Jepsen have the same):
 * Written values are unique, so that a value found in the store names the write that put it there.
 
 Requests and results here are plain values and not the wire's messages: the checkers are to know
-nothing of how a history was obtained.
+nothing of how a history was obtained. docs/histories.md has the same for users, with the file's format.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -119,6 +118,8 @@ class Operation:
     """header.revision of the reply."""
     result: Result | None = None
     error: str = ""
+    gave_up_ns: int | None = None
+    """When the caller of an unknown outcome stopped waiting. For pictures: it says nothing of the effect."""
 
     def __str__(self) -> str:
         end = f"{self.return_ns}" if self.return_ns is not None else "?"
@@ -129,28 +130,34 @@ class Operation:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened to the cluster, for pictures: a fault, a new leader."""
+
+    at_ns: int
+    text: str
+    node: str = ""
+
+
 @dataclass(slots=True)
 class History:
     """The operations of one run, in the order in which they were called."""
 
     operations: list[Operation] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    first_revision: int = 1
+    """The store's revision when the run began."""
+    initial: dict[bytes, Kv] = field(default_factory=dict)
+    """What was in it then."""
 
     def count(self, outcome: Outcome) -> int:
         return sum(operation.outcome == outcome for operation in self.operations)
 
     def save(self, path: Path) -> None:
-        """Write one JSON object a line, as evidence of a failed run."""
-        with path.open("w", encoding="utf-8") as out:
-            for operation in self.operations:
-                shape = asdict(operation)
-                shape["f"] = type(operation.request).__name__.lower()
-                out.write(json.dumps(shape, default=_readable) + "\n")
+        """Write the file that `quorumlog check-history` reads, e.g. as evidence of a failed run."""
+        from kvstore.checking.history_file import save_history  # which knows this module
 
-
-def _readable(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    raise TypeError(f"no JSON form for {type(value).__name__}")
+        save_history(self, path)
 
 
 def selected(state: State, key: bytes, range_end: bytes) -> list[Kv]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +15,6 @@ from kvstore.checking.history import (
     Compare,
     Delete,
     DeleteResult,
-    History,
     Kv,
     Operation,
     Put,
@@ -32,30 +30,7 @@ from kvstore.checking.history import (
 )
 from kvstore.checking.revision_checker import Undecided, check_revisions
 from kvstore.checking.wgl import check_linearizable
-
-A, B, ALL = b"a", b"b", Range(b"\0", b"\0")
-
-
-class Scribe:
-    """Writes a history down, one call at a time; each call gets a process of its own."""
-
-    def __init__(self) -> None:
-        self.operations: list[Operation] = []
-
-    def ok(self, start: int, end: int, request: Request, revision: int, result: Result) -> Operation:
-        return self._add(Operation(0, 0, "n1", request, start, end, "ok", revision, result))
-
-    def info(self, start: int, request: Request) -> Operation:
-        return self._add(Operation(0, 0, "n1", request, start, error="deadline"))
-
-    def _add(self, operation: Operation) -> Operation:
-        operation.id = operation.process = len(self.operations)
-        self.operations.append(operation)
-        return operation
-
-
-def kv(key: bytes, value: bytes, create: int, mod: int, version: int) -> Kv:
-    return Kv(key, value, create, mod, version)
+from tests.checking.histories import ALL, A, B, Scribe, kv, random_history
 
 
 def kinds(operations: Sequence[Operation], **options: object) -> list[str]:
@@ -266,50 +241,7 @@ def test_limits_end_in_undecided_and_never_in_a_verdict(
         check_linearizable(scribe.operations, steps_max=50)
 
 
-def test_a_history_is_kept_as_one_json_object_a_line(scribe: Scribe, tmp_path: Path) -> None:
-    scribe.ok(0, 10, Put(A, b"1"), 2, PutResult())
-    scribe.info(0, Put(A, b"\xff"))
-    history = History(scribe.operations)
-    history.save(tmp_path / "history.jsonl")
-    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
-    assert (history.count("ok"), history.count("info"), history.count("fail")) == (1, 1, 0)
-
-
 # -- random histories ---------------------------------------------------------------------------
-
-
-def random_history(rng: random.Random, length: int, lost_share: float) -> list[Operation]:
-    """A history of a right store: each call takes effect at one instant between call and return;
-    some replies are lost, of calls that took effect and of calls that did not."""
-    scribe = Scribe()
-    state: dict[bytes, Kv] = {}
-    revision = 1
-    for i in range(length):
-        at, value, key = 10 * i, b"v%d" % i, rng.choice((A, B))
-        others = [kv.value for kv in state.values()] or [b"none"]
-        request: Request = rng.choice(
-            (
-                Put(key, value, prev_kv=rng.random() < 0.5),
-                Delete(key, prev_kv=rng.random() < 0.5),
-                Range(key),
-                Txn((Compare(key, "value", rng.choice(others)),), (Put(key, value),), (Range(key),)),
-            )
-        )
-        start, end = at - rng.randrange(0, 40), at + rng.randrange(0, 40)
-        lost = rng.random() < lost_share and not isinstance(request, Range)
-        if lost and rng.random() < 0.5:
-            scribe.info(start, request)
-            continue
-        result, effects = apply(state, request, revision + 1)
-        revision += bool(effects)
-        update(state, effects)
-        if lost:
-            scribe.info(start, request)
-        else:
-            scribe.ok(start, end, request, revision, result)
-    end = 10 * length + 100
-    scribe.ok(end, end + 1, ALL, revision, RangeResult(tuple(state[k] for k in sorted(state))))
-    return scribe.operations
 
 
 @settings(deadline=None, max_examples=60)

@@ -48,6 +48,9 @@ class Workload:
     in one txn, and linearizable reads. Same seed, same requests for as long as the replies are the same.
     """
 
+    moves_on: bool = True
+    """Whether a client asks the next member after an error. If not, each keeps to the one it began with."""
+
     def __init__(
         self,
         cluster: LocalCluster,
@@ -133,14 +136,14 @@ class Workload:
                 # Not calling a member that is down keeps the unknown outcomes few, which is what the
                 # search for an order is exponential in.
                 if not await rpcs[member].is_connected(AFTER_ERROR_S):
-                    at += 1
+                    at += self.moves_on
                     continue
                 request = self._make_request(rng, seen)
                 operation = await self._call(rpcs[member], member, process, request, seen)
                 if operation.outcome == "ok":
                     await asyncio.sleep(PAUSE_S)
                     continue
-                at += 1
+                at += self.moves_on
                 if operation.return_ns is None:
                     process, self._next_process = self._next_process, self._next_process + 1
                 await asyncio.sleep(AFTER_ERROR_S)
@@ -193,6 +196,8 @@ async def perform(rpc: Rpc, operation: Operation, timeout_s: float) -> None:
         if is_certainly_not_applied(error) or isinstance(operation.request, Range):
             operation.outcome = "fail"
             operation.return_ns = time.monotonic_ns()
+        else:
+            operation.gave_up_ns = time.monotonic_ns()
         return
     operation.return_ns = time.monotonic_ns()
     operation.outcome = "ok"
