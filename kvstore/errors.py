@@ -27,6 +27,9 @@ from raft import (
 
 Applied: TypeAlias = Literal["yes", "no", "unknown"]
 
+Trailers: TypeAlias = tuple[tuple[str, str], ...]
+"""What goes to the client beside an answer, or beside an error."""
+
 
 class Code(IntEnum):
     """gRPC status codes, by number: handlers know no transport."""
@@ -52,12 +55,22 @@ class Code(IntEnum):
 class ApiError(Exception):
     """Ends a request. `code` and `message` go to the client as they are."""
 
-    def __init__(self, code: Code, message: str, *, applied: Applied = "no", retryable: bool = False) -> None:
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        applied: Applied = "no",
+        retryable: bool = False,
+        trailers: Trailers = (),
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.applied: Applied = applied
         self.retryable = retryable
+        self.trailers = trailers
+        """Beside what every error says of `applied` and `retryable`."""
 
 
 class Fault(NamedTuple):
@@ -181,6 +194,10 @@ INVALID_COMMAND = _invalid("the log holds a command that this version does not u
 INTERNAL = Fault(Code.INTERNAL, "etcdserver: internal error, see the log of this member")
 UNPARSABLE = Fault(Code.INTERNAL, "grpc: error unmarshalling request")
 """Whose fault it is says the text; the code is what every gRPC server answers here."""
+
+# Lines of a member's status. It answers all the same.
+LOG_STALLED: Final = "log stalled: the disk of this member hangs"
+RECOVERING: Final = "recovering: this member lost durable data, and has no vote until it has it back"
 
 
 REFUSED_CHANGES: Final[dict[ChangeRefusal, Fault]] = {

@@ -22,6 +22,16 @@ class ReplicaStatus(Protocol):
     @property
     def applied_index(self) -> int: ...
 
+    @property
+    def is_log_stalled(self) -> bool:
+        """Whether the disk of this member hangs."""
+        ...
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether this member lost durable data, and has no vote until it has it back."""
+        ...
+
 
 class ReplicaMember(Protocol):
     """A member of the group, as the last configuration that is committed has it."""

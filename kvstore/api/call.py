@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -23,6 +23,7 @@ from kvstore.errors import (
     UNPARSABLE,
     ApiError,
     StateError,
+    Trailers,
     from_raft,
 )
 from kvstore.pb.rpc_pb2 import ResponseHeader
@@ -62,6 +63,14 @@ class Call(Protocol):
         ...
 
     def metadata(self, key: str) -> str | None: ...
+
+    def metadata_under(self, prefix: str) -> Sequence[tuple[str, str | bytes]]:
+        """Return the pairs whose key begins with `prefix`, in the order they came, repeated ones too."""
+        ...
+
+    def set_trailers(self, trailers: Trailers) -> None:
+        """Send these with the answer, if it is a good one: an ApiError has its own. Called once at most."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

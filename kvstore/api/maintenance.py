@@ -6,8 +6,10 @@ from kvstore.api.call import ApiContext, Call, Method
 from kvstore.errors import (
     ALARM_UNSUPPORTED,
     BAD_TRANSFEREE,
+    LOG_STALLED,
     NO_LEADER,
     NOT_THE_LEADER,
+    RECOVERING,
     from_raft,
 )
 from kvstore.pb.rpc_pb2 import (
@@ -24,6 +26,7 @@ from kvstore.pb.rpc_pb2 import (
     StatusRequest,
     StatusResponse,
 )
+from kvstore.replica import ReplicaStatus
 from raft import NotLeader, RaftError
 
 ETCD_VERSION = "3.5.1"
@@ -63,8 +66,7 @@ class MaintenanceService:
             raftAppliedIndex=status.applied_index,
             isLearner=context.replica.is_learner,
         )
-        if not status.leader:
-            response.errors.append(NO_LEADER.message)
+        response.errors.extend(_troubles(status))
         context.fill_header(response.header, context.store.revision)
         return response
 
@@ -120,3 +122,14 @@ class MaintenanceService:
             except RaftError as error:
                 raise from_raft(error, leader_known=bool(replica.leader)) from error
         return MoveLeaderResponse()
+
+
+def _troubles(status: ReplicaStatus) -> list[str]:
+    """Return what is wrong with a member, for its status. As in etcd, whose own troubles stand in the same
+    place: clients show these lines, and none of them takes a member for dead on account of one."""
+    found = [] if status.leader else [NO_LEADER.message]
+    if status.is_log_stalled:
+        found.append(LOG_STALLED)
+    if status.is_recovering:
+        found.append(RECOVERING)
+    return found

@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 
 from kvstore.api import Method, StreamMethod, answer, answer_stream
-from kvstore.errors import SERVER_STOPPED, TIMEOUT, ApiError
+from kvstore.errors import SERVER_STOPPED, TIMEOUT, ApiError, Trailers
 from kvstore.pb import backup_pb2, cluster_pb2, rpc_pb2
 
 logger = logging.getLogger(__name__)
@@ -86,21 +86,34 @@ class GrpcDoorSettings:
 class GrpcCall:
     """A request, as handlers see it."""
 
-    __slots__ = ("_context", "request_bytes")
+    __slots__ = ("_context", "_metadata", "request_bytes")
 
     def __init__(self, request_bytes: bytes, context: Any) -> None:
         self.request_bytes = request_bytes
         self._context = context
+        self._metadata: Any = None
+        """As grpcio has it, who makes it anew each time that one asks."""
 
     def time_left_s(self) -> float | None:
         left: float | None = self._context.time_remaining()
         return left
 
     def metadata(self, key: str) -> str | None:
-        for name, value in self._context.invocation_metadata() or ():
+        for name, value in self._received():
             if name == key:
                 return value if isinstance(value, str) else None
         return None
+
+    def metadata_under(self, prefix: str) -> list[tuple[str, str | bytes]]:
+        return [(name, value) for name, value in self._received() if name.startswith(prefix)]
+
+    def set_trailers(self, trailers: Trailers) -> None:
+        self._context.set_trailing_metadata(trailers)
+
+    def _received(self) -> Any:
+        if self._metadata is None:
+            self._metadata = self._context.invocation_metadata() or ()
+        return self._metadata
 
 
 class GrpcDoor:
@@ -231,6 +244,7 @@ async def _abort(context: Any, failure: ApiError) -> None:
     trailers = (
         (APPLIED_KEY, failure.applied),
         (RETRYABLE_KEY, "true" if failure.retryable else "false"),
+        *failure.trailers,
     )
     await context.abort(_STATUS[failure.code], failure.message, trailers)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,6 +32,29 @@ class LocalStatus(NamedTuple):
     term: int = 3
     commit_index: int = 0
     applied_index: int = 0
+    is_log_stalled: bool = False
+    is_recovering: bool = False
+
+
+class LocalCall:
+    """Fits kvstore.api.Call: a request without a deadline, that came in by no door."""
+
+    def __init__(self, request_bytes: bytes = b"", metadata: Sequence[tuple[str, str | bytes]] = ()) -> None:
+        self.request_bytes = request_bytes
+        self._metadata = metadata
+        self.trailers: dict[str, str] = {}
+
+    def time_left_s(self) -> float | None:
+        return None
+
+    def metadata(self, key: str) -> str | None:
+        return next((value for name, value in self._metadata if name == key and isinstance(value, str)), None)
+
+    def metadata_under(self, prefix: str) -> list[tuple[str, str | bytes]]:
+        return [pair for pair in self._metadata if pair[0].startswith(prefix)]
+
+    def set_trailers(self, trailers: tuple[tuple[str, str], ...]) -> None:
+        self.trailers = dict(trailers)
 
 
 @dataclass(frozen=True)
@@ -54,6 +77,7 @@ class LocalReplica:
         self.is_learner = False
         self.members: Mapping[int, LocalMember] = {self.node_id: LocalMember(("http://127.0.0.1:1",), 7)}
         self.removed_members: tuple[int, ...] = ()
+        self.is_log_stalled = self.is_recovering = False
         self.changes: list[tuple[Any, ...]] = []
         """What was asked for, with whether it was strict."""
         self.refusals: list[Exception | None] = []
@@ -123,7 +147,13 @@ class LocalReplica:
     def status(self) -> LocalStatus:
         # The first entry of a log is the leader's own, which the store never sees.
         applied = max(self.store.applied_index, 1)
-        return LocalStatus(leader=self.leader, commit_index=applied, applied_index=applied)
+        return LocalStatus(
+            leader=self.leader,
+            commit_index=applied,
+            applied_index=applied,
+            is_log_stalled=self.is_log_stalled,
+            is_recovering=self.is_recovering,
+        )
 
 
 class LocalServer:

@@ -36,7 +36,7 @@ from kvstore.pb.rpc_pb2 import (
     TxnRequest,
 )
 from raft import ChangeRefusal, ChangeRefused
-from tests.kvstore.replicas import LocalMember, LocalServer, LocalStatus
+from tests.kvstore.replicas import LocalCall, LocalMember, LocalServer, LocalStatus
 from tests.kvstore.rpc import Client, Failure
 
 OWN = LocalStatus().node_id
@@ -271,25 +271,13 @@ def test_without_a_majority_nothing_is_asked_for(three: LocalServer, client: Cli
     assert three.replica.changes == []
 
 
-class LastingCall:
-    """A request without deadline and metadata, that came in by no door."""
-
-    request_bytes = b""
-
-    def time_left_s(self) -> float | None:
-        return None
-
-    def metadata(self, key: str) -> str | None:
-        return None
-
-
 def test_two_additions_at_once_do_not_get_one_url(three: LocalServer) -> None:
     """The second is compared with what the first has made of the membership."""
 
     async def add_both() -> list[Any]:
         service, request = cluster.ClusterService(three.context), MemberAddRequest(peerURLs=[URL])
         three.replica.change_gate.clear()
-        adding = [asyncio.ensure_future(service.member_add(request, LastingCall())) for _ in range(2)]
+        adding = [asyncio.ensure_future(service.member_add(request, LocalCall())) for _ in range(2)]
         await three.replica.change_asked.wait()
         for _ in range(50):  # as far as the second one gets
             await asyncio.sleep(0)

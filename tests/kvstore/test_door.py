@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 import raft
-from kvstore import ApiSettings, GrpcDoor, build_methods, publish_member
+from kvstore import ApiError, ApiSettings, Call, Code, GrpcDoor, Method, build_methods, publish_member
 from kvstore.api import kv as kv_module
 from kvstore.pb.rpc_pb2 import (
     AlarmRequest,
@@ -25,6 +25,7 @@ from kvstore.pb.rpc_pb2 import (
     MemberRemoveRequest,
     PutRequest,
     RangeRequest,
+    RangeResponse,
     RequestOp,
     StatusRequest,
     TxnRequest,
@@ -114,6 +115,49 @@ def test_without_quorum_serializable_reads_still_answer(server: LocalServer, cli
     assert client.call("KV/Range", GET)[1] == "etcdserver: no leader"
     assert client.call("KV/Range", RangeRequest(key=b"k", serializable=True)).kvs[0].value == b"v"
     assert list(client.call("Maintenance/Status", StatusRequest()).errors) == ["etcdserver: no leader"]
+
+
+def test_the_status_says_what_is_wrong_with_the_member(server: LocalServer, client: Client) -> None:
+    assert list(client.call("Maintenance/Status", StatusRequest()).errors) == []
+    server.replica.is_log_stalled = server.replica.is_recovering = True
+    assert list(client.call("Maintenance/Status", StatusRequest()).errors) == [
+        "log stalled: the disk of this member hangs",
+        "recovering: this member lost durable data, and has no vote until it has it back",
+    ]
+
+
+def test_a_good_answer_has_trailers_only_where_the_handler_sets_some(tmp_path: Path) -> None:
+    async def plain(request: RangeRequest, call: Call) -> RangeResponse:
+        return RangeResponse()
+
+    async def talkative(request: RangeRequest, call: Call) -> RangeResponse:
+        found = call.metadata_under("x-")
+        call.set_trailers((("found", str(len(found))), ("first", str(found[0]))))
+        if request.key:
+            raise ApiError(Code.ABORTED, "no", applied="yes", trailers=(("why", "so"),))
+        return RangeResponse()
+
+    async def trailers_of(channel: Any, path: str, request: RangeRequest) -> dict[str, Any]:
+        metadata = (("x-b", "1"), ("y", "2"), ("x-a-bin", b"\x00"), ("x-b", "3"))
+        call = channel.unary_unary(path)(request.SerializeToString(), timeout=10, metadata=metadata)
+        await call.code()
+        return dict(await call.trailing_metadata() or ())
+
+    async def run() -> None:
+        methods = {
+            path: Method(path, RangeRequest, it) for path, it in (("/a/P", plain), ("/a/T", talkative))
+        }
+        door = GrpcDoor(methods)
+        port = await door.start("127.0.0.1:0")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            assert await trailers_of(channel, "/a/P", RangeRequest()) == {}
+            found = {"found": "3", "first": "('x-b', '1')"}
+            assert await trailers_of(channel, "/a/T", RangeRequest()) == found
+            failed = await trailers_of(channel, "/a/T", RangeRequest(key=b"k"))
+            assert failed == {"quorumlog-applied": "yes", "quorumlog-retryable": "false", "why": "so"}
+        await door.stop(0.1)
+
+    asyncio.run(run())
 
 
 def test_who_requires_a_leader_is_refused_at_once(server: LocalServer, client: Client) -> None:

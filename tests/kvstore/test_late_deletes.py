@@ -465,18 +465,6 @@ def test_a_state_of_the_older_format_is_read(store: Store, tmp_path: Path) -> No
 # -- who waits for what
 
 
-class Calling:
-    """Fits kvstore.api.Call."""
-
-    request_bytes = b""
-
-    def time_left_s(self) -> float | None:
-        return None
-
-    def metadata(self, key: str) -> str | None:
-        return None
-
-
 async def test_who_comes_after_it_is_answered_before_it_is_written_down(tmp_path: Path) -> None:
     """Three members with real logs. By what is written at the moment of the answers, not by the clock."""
     cluster: Any = Cluster(tmp_path)
