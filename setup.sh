@@ -56,10 +56,15 @@ ensure_plyvel_builds() {
         die "plyvel has no wheel for this Python and must be compiled; install the Debian packages: ${missing[*]}"
 }
 
-# The tests of power cuts record with it what the store asks of the disk.
-ensure_strace() {
-    command -v strace >/dev/null || debian strace ||
-        say "without the Debian package strace the tests of power cuts are skipped."
+# With strace the tests of power cuts record what the store asks of the disk; with nft those of partitions cut
+# networks that are the tests' own.
+ensure_tools() {
+    local missing=()
+    command -v strace >/dev/null || missing+=(strace)
+    command -v nft >/dev/null || missing+=(nftables)
+    command -v ip >/dev/null || missing+=(iproute2)
+    [[ ${#missing[@]} -eq 0 ]] || debian "${missing[@]}" ||
+        say "without the Debian packages ${missing[*]} the tests of power cuts and of partitions are skipped."
 }
 
 # What was installed must be what is asked for now: files, interpreter, and place.
@@ -106,7 +111,7 @@ install() {
 main() {
     case ${1:-runtime} in
         runtime) set -- runtime dev ;; # either will do
-        dev) set -- dev; ensure_strace ;;
+        dev) set -- dev; ensure_tools ;;
         *) die "usage: ./setup.sh [dev]" ;;
     esac
     is_current "$@" && return

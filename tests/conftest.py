@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-PROCESS_TESTS = Path(__file__).parent / "process"
+PROCESS_TESTS = tuple(Path(__file__).parent / name for name in ("process", "lab"))
 
 # No deadline, for a loaded machine is not a defect. Derandomized in CI: a run there is repeatable, and new
 # examples are sought on developers' machines, where the finder can look at them.
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of real processes into one group: two clusters at once on a small machine would lose
     leaderships to each other's load, and a failure would say nothing about the code."""
     for item in items:
-        if item.path.is_relative_to(PROCESS_TESTS):
+        if any(item.path.is_relative_to(directory) for directory in PROCESS_TESTS):
             item.add_marker(pytest.mark.process)
             item.add_marker(pytest.mark.xdist_group("process"))
 
