@@ -11,10 +11,11 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import grpc.aio
 
@@ -35,6 +36,8 @@ GOES_ON_WRITES = 20
 ASKED_S_MAX = 12.0
 """A client's patience. A member's own is 5 s and two election timeouts."""
 ASKING_PROCESS = 1_000_000
+
+Made = TypeVar("Made", bound="CutTrial")
 
 
 class KeptLoad(Load):
@@ -98,7 +101,8 @@ class CutTrial(Trial):
         """Cut these links, and no others any more."""
         self.cuts.end(time.monotonic_ns())
         self.wires.cut(links)
-        self.cuts.begin(links, time.monotonic_ns())
+        if links:
+            self.cuts.begin(links, time.monotonic_ns())
 
     def heal(self) -> None:
         self.cuts.end(time.monotonic_ns())
@@ -178,13 +182,19 @@ class CutTrial(Trial):
 
 @contextmanager
 def cut_cluster(
-    directory: Path, *, size: int = 5, heartbeat_ms: int = 100, election_ms: int = 1000
-) -> Iterator[CutTrial]:
-    """Make a cluster, not started. To be used inside the namespaces that netns.enter makes."""
+    directory: Path,
+    *,
+    size: int = 5,
+    heartbeat_ms: int = 100,
+    election_ms: int = 1000,
+    make: Callable[[ChangingCluster, Namespaces], Made],
+) -> Iterator[Made]:
+    """Make a cluster, not started, and what `make` makes of it. To be used inside the namespaces that
+    netns.enter makes."""
     with changing_cluster(
         directory, seed=1, size=size, heartbeat_ms=heartbeat_ms, election_ms=election_ms
     ) as (cluster, networks):
-        yield CutTrial(cluster, networks)
+        yield make(cluster, networks)
 
 
 async def term(trial: CutTrial, among: Sequence[int]) -> int:

@@ -108,11 +108,11 @@ HOLDER = """
 import asyncio, os, sys
 from pathlib import Path
 from tests.lab.cuts import apart
-from tests.lab.lab import cut_cluster
+from tests.lab.lab import CutTrial, cut_cluster
 from tests.process.netns import enter
 
 enter()
-lab = cut_cluster(Path(sys.argv[1]) / "data", size=2)
+lab = cut_cluster(Path(sys.argv[1]) / "data", size=2, make=CutTrial)
 trial = lab.__enter__()
 trial.cluster.start()
 trial.wires.cut(apart([{0}, {1}]))
