@@ -87,6 +87,8 @@ ensure_venv() {
     if "$venv/bin/python" -c '' 2>/dev/null && grep -qsF "$venv" "$venv/bin/activate"; then
         return
     fi
+    # What is cleared would be another tree's, whose programs may run.
+    [[ ! -L $venv ]] || die "$venv is a link to another environment, and not for this tree: remove the link."
     local python
     python=$(find_python)
     say "making .venv with $("$python" -V)"
