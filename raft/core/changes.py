@@ -4,28 +4,36 @@
     simple C --enter--> simple C'                                  if they do not
 
 Joint consensus whenever the voters change, also for a single one (dissertation 4.3). Learners, and what is
-kept of members, change at once: no quorum is touched by it.
+kept of members, change at once: no quorum is touched by it. So does the ack policy, which stands alone in
+its change; a policy that the members could not meet is refused, and so, if it is strict, is a change of the
+members by which they could not any more (docs/adr/0015).
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
+from dataclasses import replace
 
+from raft.core.ack_codec import check_labels
+from raft.core.ack_policy import impossible
+from raft.core.ack_types import AckSettings, AckState
 from raft.core.errors import ChangeRefusal, ChangeRefused
 from raft.core.membership_codec import DETAILS_BYTES_MAX, MEMBERS_MAX, REMOVED_MAX
-from raft.core.types import NO_NODE, Membership, MembershipChange, NodeId
+from raft.core.types import NO_NODE, Labels, Membership, MembershipChange, NodeId
 
 
 def changed(current: Membership, change: MembershipChange, learners_max: int) -> Membership:
     """Return the configuration to be appended for `change`. Raises ChangeRefused."""
     if change.leaves:
-        if change.voters or change.learners or change.removes or change.details:
+        if _changes_members(change) or change.ack is not None:
             raise ChangeRefused(ChangeRefusal.MALFORMED)
         if not current.is_joint:
             raise ChangeRefused(ChangeRefusal.NOT_JOINT)
         return left(current)
     if current.is_joint:
         raise ChangeRefused(ChangeRefusal.PENDING)
+    if change.ack is not None:
+        return _with_policy(current, change)
     _check_names(current, change)
     voters = (current.voters | change.voters) - change.removes - change.learners
     learners = (current.learners | change.learners) - change.removes - change.voters
@@ -34,8 +42,9 @@ def changed(current: Membership, change: MembershipChange, learners_max: int) ->
     if len(learners) > max(learners_max, len(current.learners)):
         raise ChangeRefused(ChangeRefusal.TOO_MANY_LEARNERS)
     details = _merged_details(current, change, voters | learners)
+    labels = _merged_labels(current, change, voters | learners)
     if voters == current.voters:
-        new = _simple(current, voters, learners, details)
+        new = _simple(current, voters, learners, details, labels)
         if new == current:
             raise ChangeRefused(ChangeRefusal.NOTHING_TO_DO)
     else:
@@ -47,15 +56,27 @@ def changed(current: Membership, change: MembershipChange, learners_max: int) ->
             auto_leave=change.auto_leave,
             details=tuple(sorted(details.items())),
             removed=_removed(current, voters | learners | current.voters),
+            labels=tuple(sorted(labels.items())),
+            ack=current.ack,
         )
     if len(new.members) > MEMBERS_MAX:
         raise ChangeRefused(ChangeRefusal.TOO_MANY_MEMBERS)
+    required = current.ack.policy.requirement
+    # What was impossible before, by force, must not stand in the way of the change that mends it.
+    if change.is_strict and impossible(required, new) and not impossible(required, current):
+        raise ChangeRefused(ChangeRefusal.ACKS_IMPOSSIBLE)
     return new
 
 
 def left(joint: Membership) -> Membership:
     """Return the configuration that a joint one ends in."""
-    return _simple(joint, joint.voters, joint.learners | joint.learners_next, dict(joint.details))
+    learners = joint.learners | joint.learners_next
+    return _simple(joint, joint.voters, learners, dict(joint.details), dict(joint.labels))
+
+
+def with_state(current: Membership, state: AckState) -> Membership:
+    """Return `current`, which may be joint, with another state of its ack policy."""
+    return replace(current, ack=replace(current.ack, state=state))
 
 
 def is_at_risk(current: Membership, new: Membership, heard: Set[NodeId]) -> bool:
@@ -70,17 +91,39 @@ def is_at_risk(current: Membership, new: Membership, heard: Set[NodeId]) -> bool
     return len(new.voters & heard) < len(new.voters) // 2 + 1
 
 
+def _changes_members(change: MembershipChange) -> bool:
+    return bool(change.voters or change.learners or change.removes or change.details or change.labels)
+
+
+def _with_policy(current: Membership, change: MembershipChange) -> Membership:
+    if change.ack is None or _changes_members(change):
+        raise ChangeRefused(ChangeRefusal.MALFORMED)
+    if impossible(change.ack.requirement, current):
+        raise ChangeRefused(ChangeRefusal.ACKS_IMPOSSIBLE)
+    new = replace(current, ack=AckSettings(change.ack))
+    if new == current:
+        raise ChangeRefused(ChangeRefusal.NOTHING_TO_DO)
+    return new
+
+
 def _check_names(current: Membership, change: MembershipChange) -> None:
     groups = (change.voters, change.learners, change.removes)
     named = frozenset[NodeId]().union(*groups)
     detailed = [node_id for node_id, _ in change.details]
+    labelled = [node_id for node_id, _ in change.labels]
     if (
         len(named) < sum(map(len, groups))
         or NO_NODE in named
         or len(set(detailed)) < len(detailed)
+        or len(set(labelled)) < len(labelled)
         or any(len(data) > DETAILS_BYTES_MAX for _, data in change.details)
     ):
         raise ChangeRefused(ChangeRefusal.MALFORMED)
+    for node_id, labels in change.labels:
+        try:
+            check_labels(labels)
+        except ValueError:
+            raise ChangeRefused(ChangeRefusal.MALFORMED, node_id) from None
     for node_id in sorted(change.voters | change.learners):
         if node_id in current.removed:
             raise ChangeRefused(ChangeRefusal.ID_USED, node_id)
@@ -103,8 +146,23 @@ def _merged_details(
     return {node_id: data for node_id, data in merged.items() if node_id in kept}
 
 
+def _merged_labels(
+    current: Membership, change: MembershipChange, members: frozenset[NodeId]
+) -> dict[NodeId, Labels]:
+    for node_id, _ in change.labels:
+        if node_id not in members:
+            raise ChangeRefused(ChangeRefusal.UNKNOWN_MEMBER, node_id)
+    merged = {**dict(current.labels), **dict(change.labels)}
+    kept = members | current.voters
+    return {node_id: labels for node_id, labels in merged.items() if labels and node_id in kept}
+
+
 def _simple(
-    before: Membership, voters: frozenset[NodeId], learners: frozenset[NodeId], details: dict[NodeId, bytes]
+    before: Membership,
+    voters: frozenset[NodeId],
+    learners: frozenset[NodeId],
+    details: Mapping[NodeId, bytes],
+    labels: Mapping[NodeId, Labels],
 ) -> Membership:
     members = voters | learners
     return Membership(
@@ -112,6 +170,8 @@ def _simple(
         learners=learners,
         details=tuple(sorted(pair for pair in details.items() if pair[0] in members)),
         removed=_removed(before, members),
+        labels=tuple(sorted(pair for pair in labels.items() if pair[0] in members)),
+        ack=before.ack,
     )
 
 

@@ -2,8 +2,12 @@
 
     version u8 | flags u8 | six counts u16: voters, learners, outgoing, learners next, removed, details
     ids u64 each, in this order; then of each member with details: id u64, length u32, bytes
+    version 2: count u16, of each member with labels: id u64, labels; then the ack policy    (ack_codec.py)
 
 Little-endian, ids of a set in rising order: one Membership has one form. All faults are ValueError.
+
+Version 1 is written as long as there is neither label nor policy, so that an older program can read the log.
+Version 2 it refuses: it would commit, or acknowledge, what the policy does not let.
 """
 
 from __future__ import annotations
@@ -12,9 +16,19 @@ import struct
 from collections.abc import Iterable
 from itertools import pairwise
 
-from raft.core.types import Membership, NodeId
+from raft.core.ack_codec import (
+    LABELS_BYTES_MAX,
+    POLICY_BYTES_MAX,
+    encode_labels,
+    encode_settings,
+    read_labels,
+    read_settings,
+)
+from raft.core.ack_types import NO_ACKS, AckSettings
+from raft.core.types import Labels, Membership, NodeId
 
 VERSION = 1
+VERSION_WITH_ACKS = 2
 
 MEMBERS_MAX = 256
 """Of one configuration. Sensible is 3 to 7 voters; this only bounds what a mistake can do."""
@@ -26,10 +40,20 @@ bits, and a cluster that replaces a member every day needs eleven years to get h
 DETAILS_BYTES_MAX = 16 * 1024
 """Of one member."""
 
-MEMBERSHIP_BYTES_MAX = 16 + 8 * (4 * MEMBERS_MAX + REMOVED_MAX) + MEMBERS_MAX * (12 + DETAILS_BYTES_MAX)
+MEMBERSHIP_BYTES_MAX = (
+    16
+    + 8 * (4 * MEMBERS_MAX + REMOVED_MAX)
+    + MEMBERS_MAX * (12 + DETAILS_BYTES_MAX)
+    + 2
+    + MEMBERS_MAX * (8 + LABELS_BYTES_MAX)
+    + 1
+    + POLICY_BYTES_MAX
+)
 
 _HEAD = struct.Struct("<BBHHHHHH")
 _DETAILS = struct.Struct("<QI")
+_COUNT = struct.Struct("<H")
+_ID = struct.Struct("<Q")
 _AUTO_LEAVE = 1
 
 
@@ -46,13 +70,20 @@ def encode_membership(membership: Membership) -> bytes:
         raise ValueError(f"{len(membership.members)} members, {len(membership.removed)} removed: too many")
     counts = [len(list(group)) for group in groups]
     flags = _AUTO_LEAVE if membership.auto_leave else 0
+    has_acks = bool(membership.labels) or membership.ack != NO_ACKS
+    version = VERSION_WITH_ACKS if has_acks else VERSION
     try:
-        parts = [_HEAD.pack(VERSION, flags, *counts, len(membership.details))]
+        parts = [_HEAD.pack(version, flags, *counts, len(membership.details))]
         parts += [struct.pack(f"<{count}Q", *group) for count, group in zip(counts, groups, strict=True)]
         for node_id, data in membership.details:
             if len(data) > DETAILS_BYTES_MAX:
                 raise ValueError(f"{len(data)} bytes of details of one member, at most {DETAILS_BYTES_MAX}")
             parts += [_DETAILS.pack(node_id, len(data)), data]
+        if has_acks:
+            parts.append(_COUNT.pack(len(membership.labels)))
+            for node_id, labels in membership.labels:
+                parts += [_ID.pack(node_id), encode_labels(labels)]
+            parts.append(encode_settings(membership.ack))
     except struct.error as error:
         raise ValueError(f"not a membership: {error}") from None
     data = b"".join(parts)
@@ -69,7 +100,7 @@ def decode_membership(data: bytes | memoryview) -> Membership:
         raise ValueError(f"a membership of {len(data)} bytes, at most {MEMBERSHIP_BYTES_MAX}")
     try:
         version, flags, *counts, details_count = _HEAD.unpack_from(data)
-        if version != VERSION or flags not in (0, _AUTO_LEAVE):
+        if version not in (VERSION, VERSION_WITH_ACKS) or flags not in (0, _AUTO_LEAVE):
             raise ValueError(f"a membership of version {version}, flags {flags:#x}")
         offset = _HEAD.size
         groups: list[tuple[NodeId, ...]] = []
@@ -83,12 +114,16 @@ def decode_membership(data: bytes | memoryview) -> Membership:
             if length > DETAILS_BYTES_MAX or offset > len(data):
                 raise ValueError("details of a member run over their end")
             details.append((node_id, data[offset - length : offset]))
+        labels: list[tuple[NodeId, Labels]] = []
+        ack = NO_ACKS
+        if version == VERSION_WITH_ACKS:
+            labels, ack, offset = _read_acks(data, offset)
     except struct.error:
         raise ValueError("a membership that is cut off") from None
     if offset != len(data):
         raise ValueError(f"{len(data) - offset} bytes behind a membership")
     voters, learners, outgoing, learners_next, removed = groups
-    for ids in (*groups[:4], tuple(node_id for node_id, _ in details)):
+    for ids in (*groups[:4], [node_id for node_id, _ in details], [node_id for node_id, _ in labels]):
         if any(low >= high for low, high in pairwise(ids)):
             raise ValueError("ids of a membership are out of order, or doubled")
     membership = Membership(
@@ -99,6 +134,8 @@ def decode_membership(data: bytes | memoryview) -> Membership:
         auto_leave=bool(flags),
         details=tuple(details),
         removed=removed,
+        labels=tuple(labels),
+        ack=ack,
     )
     members = membership.members
     if members and not membership.voters:
@@ -107,4 +144,21 @@ def decode_membership(data: bytes | memoryview) -> Membership:
         raise ValueError("too many members, or one that was removed twice")
     if any(node_id not in members for node_id, _ in details):
         raise ValueError("details of somebody who is no member")
+    if any(node_id not in members or not of_one for node_id, of_one in labels):
+        raise ValueError("labels of somebody who is no member, or none of one")
     return membership
+
+
+def _read_acks(data: bytes, offset: int) -> tuple[list[tuple[NodeId, Labels]], AckSettings, int]:
+    """Return the labels by member, the settings, and where they end."""
+    (count,) = _COUNT.unpack_from(data, offset)
+    offset += _COUNT.size
+    found = []
+    for _ in range(count):
+        (node_id,) = _ID.unpack_from(data, offset)
+        labels, offset = read_labels(data, offset + _ID.size)
+        found.append((node_id, labels))
+    ack, offset = read_settings(data, offset)
+    if not found and ack == NO_ACKS:
+        raise ValueError("a membership of version 2 with neither labels nor an ack policy")
+    return found, ack, offset

@@ -82,7 +82,7 @@ class HandshakeReply(_message.Message):
     def __init__(self, refusal: _Optional[_Union[Refusal, str]] = ..., text: _Optional[str] = ..., incarnation: _Optional[int] = ..., run_id: _Optional[int] = ...) -> None: ...
 
 class PeerMessage(_message.Message):
-    __slots__ = ("sender", "to", "term", "request_vote", "request_vote_reply", "pre_vote", "pre_vote_reply", "append_entries", "append_entries_reply", "heartbeat", "heartbeat_reply", "state_request", "timeout_now", "read_index", "read_index_reply", "propose", "propose_reply", "change_request", "change_reply", "recovery_goal")
+    __slots__ = ("sender", "to", "term", "request_vote", "request_vote_reply", "pre_vote", "pre_vote_reply", "append_entries", "append_entries_reply", "heartbeat", "heartbeat_reply", "state_request", "timeout_now", "read_index", "read_index_reply", "propose", "propose_reply", "change_request", "change_reply", "recovery_goal", "acks", "ack_interest", "applied")
     SENDER_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,9 @@ class PeerMessage(_message.Message):
     CHANGE_REQUEST_FIELD_NUMBER: _ClassVar[int]
     CHANGE_REPLY_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_GOAL_FIELD_NUMBER: _ClassVar[int]
+    ACKS_FIELD_NUMBER: _ClassVar[int]
+    ACK_INTEREST_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
     sender: int
     to: int
     term: int
@@ -123,7 +126,10 @@ class PeerMessage(_message.Message):
     change_request: ChangeRequest
     change_reply: ChangeReply
     recovery_goal: RecoveryGoal
-    def __init__(self, sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., request_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., append_entries: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_entries_reply: _Optional[_Union[AppendEntriesReply, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., state_request: _Optional[_Union[StateRequest, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., propose_reply: _Optional[_Union[ProposeReply, _Mapping]] = ..., change_request: _Optional[_Union[ChangeRequest, _Mapping]] = ..., change_reply: _Optional[_Union[ChangeReply, _Mapping]] = ..., recovery_goal: _Optional[_Union[RecoveryGoal, _Mapping]] = ...) -> None: ...
+    acks: Acks
+    ack_interest: AckInterest
+    applied: Applied
+    def __init__(self, sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., request_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[VoteReply, _Mapping]] = ..., append_entries: _Optional[_Union[AppendEntries, _Mapping]] = ..., append_entries_reply: _Optional[_Union[AppendEntriesReply, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., state_request: _Optional[_Union[StateRequest, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., propose_reply: _Optional[_Union[ProposeReply, _Mapping]] = ..., change_request: _Optional[_Union[ChangeRequest, _Mapping]] = ..., change_reply: _Optional[_Union[ChangeReply, _Mapping]] = ..., recovery_goal: _Optional[_Union[RecoveryGoal, _Mapping]] = ..., acks: _Optional[_Union[Acks, _Mapping]] = ..., ack_interest: _Optional[_Union[AckInterest, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ...) -> None: ...
 
 class RequestVote(_message.Message):
     __slots__ = ("last_index", "last_term", "forced")
@@ -201,6 +207,38 @@ class RecoveryGoal(_message.Message):
     index: int
     def __init__(self, run_id: _Optional[int] = ..., index: _Optional[int] = ...) -> None: ...
 
+class Acks(_message.Message):
+    __slots__ = ("members", "wants_applied")
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    WANTS_APPLIED_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[MemberAcks]
+    wants_applied: bool
+    def __init__(self, members: _Optional[_Iterable[_Union[MemberAcks, _Mapping]]] = ..., wants_applied: _Optional[bool] = ...) -> None: ...
+
+class MemberAcks(_message.Message):
+    __slots__ = ("node_id", "persisted_index", "applied_index", "is_heard")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    PERSISTED_INDEX_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
+    IS_HEARD_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    persisted_index: int
+    applied_index: int
+    is_heard: bool
+    def __init__(self, node_id: _Optional[int] = ..., persisted_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., is_heard: _Optional[bool] = ...) -> None: ...
+
+class AckInterest(_message.Message):
+    __slots__ = ("wants_applied",)
+    WANTS_APPLIED_FIELD_NUMBER: _ClassVar[int]
+    wants_applied: bool
+    def __init__(self, wants_applied: _Optional[bool] = ...) -> None: ...
+
+class Applied(_message.Message):
+    __slots__ = ("index",)
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    def __init__(self, index: _Optional[int] = ...) -> None: ...
+
 class StateRequest(_message.Message):
     __slots__ = ("index",)
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -260,7 +298,7 @@ class ChangeRequest(_message.Message):
     def __init__(self, ticket: _Optional[int] = ..., run_id: _Optional[int] = ..., change: _Optional[_Union[MembershipChange, _Mapping]] = ...) -> None: ...
 
 class MembershipChange(_message.Message):
-    __slots__ = ("voters", "learners", "removes", "details", "auto_leave", "leaves", "is_strict")
+    __slots__ = ("voters", "learners", "removes", "details", "auto_leave", "leaves", "is_strict", "labels", "ack_policy")
     VOTERS_FIELD_NUMBER: _ClassVar[int]
     LEARNERS_FIELD_NUMBER: _ClassVar[int]
     REMOVES_FIELD_NUMBER: _ClassVar[int]
@@ -268,6 +306,8 @@ class MembershipChange(_message.Message):
     AUTO_LEAVE_FIELD_NUMBER: _ClassVar[int]
     LEAVES_FIELD_NUMBER: _ClassVar[int]
     IS_STRICT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    ACK_POLICY_FIELD_NUMBER: _ClassVar[int]
     voters: _containers.RepeatedScalarFieldContainer[int]
     learners: _containers.RepeatedScalarFieldContainer[int]
     removes: _containers.RepeatedScalarFieldContainer[int]
@@ -275,7 +315,17 @@ class MembershipChange(_message.Message):
     auto_leave: bool
     leaves: bool
     is_strict: bool
-    def __init__(self, voters: _Optional[_Iterable[int]] = ..., learners: _Optional[_Iterable[int]] = ..., removes: _Optional[_Iterable[int]] = ..., details: _Optional[_Iterable[_Union[MemberDetails, _Mapping]]] = ..., auto_leave: _Optional[bool] = ..., leaves: _Optional[bool] = ..., is_strict: _Optional[bool] = ...) -> None: ...
+    labels: _containers.RepeatedCompositeFieldContainer[MemberLabels]
+    ack_policy: bytes
+    def __init__(self, voters: _Optional[_Iterable[int]] = ..., learners: _Optional[_Iterable[int]] = ..., removes: _Optional[_Iterable[int]] = ..., details: _Optional[_Iterable[_Union[MemberDetails, _Mapping]]] = ..., auto_leave: _Optional[bool] = ..., leaves: _Optional[bool] = ..., is_strict: _Optional[bool] = ..., labels: _Optional[_Iterable[_Union[MemberLabels, _Mapping]]] = ..., ack_policy: _Optional[bytes] = ...) -> None: ...
+
+class MemberLabels(_message.Message):
+    __slots__ = ("node_id", "labels")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    labels: bytes
+    def __init__(self, node_id: _Optional[int] = ..., labels: _Optional[bytes] = ...) -> None: ...
 
 class MemberDetails(_message.Message):
     __slots__ = ("node_id", "data")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import itemgetter
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from google.protobuf.message import DecodeError
 
 from raft.core import entry_codec
 from raft.core import messages as m
+from raft.core.ack_codec import check_labels, decode_labels, decode_policy, encode_labels, encode_policy
 from raft.core.errors import ChangeRefusal, DropReason
 from raft.core.membership_codec import DETAILS_BYTES_MAX, MEMBERS_MAX, decode_membership
 from raft.core.types import NO_NODE, Entry, EntryKind, LogIndex, Membership, MembershipChange, NodeId, Term
@@ -205,6 +207,11 @@ def _change_request(message: m.ChangeRequest, _: BlockCache) -> pb.ChangeRequest
         auto_leave=change.auto_leave,
         leaves=change.leaves,
         is_strict=change.is_strict,
+        labels=[
+            pb.MemberLabels(node_id=node_id, labels=encode_labels(labels))
+            for node_id, labels in change.labels
+        ],
+        ack_policy=None if change.ack is None else encode_policy(change.ack),
     )
     return pb.ChangeRequest(ticket=message.ticket, run_id=message.run_id, change=body)
 
@@ -217,6 +224,19 @@ def _change_reply(message: m.ChangeReply, _: BlockCache) -> pb.ChangeReply:
         refusal=None if message.refusal is None else int(message.refusal),
         refused_id=message.refused_id,
     )
+
+
+def _acks(message: m.Acks, _: BlockCache) -> pb.Acks:
+    members = [
+        pb.MemberAcks(
+            node_id=one.node_id,
+            persisted_index=one.persisted_index,
+            applied_index=one.applied_index,
+            is_heard=one.is_heard,
+        )
+        for one in message.members
+    ]
+    return pb.Acks(members=members, wants_applied=message.wants_applied)
 
 
 _Encoder = Callable[[Any, BlockCache], Any]
@@ -243,6 +263,9 @@ _ENCODERS: Final[dict[type, tuple[str, _Encoder]]] = {
         lambda x, _: pb.HeartbeatReply(read_position=x.read_position, recovering=x.recovering),
     ),
     m.RecoveryGoal: ("recovery_goal", lambda x, _: pb.RecoveryGoal(run_id=x.run_id, index=x.index)),
+    m.Acks: ("acks", _acks),
+    m.AckInterest: ("ack_interest", lambda x, _: pb.AckInterest(wants_applied=x.wants_applied)),
+    m.Applied: ("applied", lambda x, _: pb.Applied(index=x.index)),
     m.StateRequest: ("state_request", lambda x, _: pb.StateRequest(index=x.index)),
     m.TimeoutNow: ("timeout_now", lambda x, _: pb.TimeoutNow()),
     m.ReadIndex: (
@@ -393,7 +416,7 @@ def _decode_change_request(e: pb.PeerMessage, body: pb.ChangeRequest) -> m.Chang
     named = body.change
     lists = (named.voters, named.learners, named.removes)
     # Before anything is made of them: on the wire lists may have any length.
-    _check_counts(*lists, named.details)
+    _check_counts(*lists, named.details, named.labels)
     voters, learners, removes = map(frozenset, lists)
     if len(voters) + len(learners) + len(removes) < sum(map(len, lists)):
         raise CodecError("a change that names a member twice")
@@ -405,6 +428,8 @@ def _decode_change_request(e: pb.PeerMessage, body: pb.ChangeRequest) -> m.Chang
         auto_leave=named.auto_leave,
         leaves=named.leaves,
         is_strict=named.is_strict,
+        labels=tuple([(one.node_id, decode_labels(one.labels)) for one in named.labels]),
+        ack=decode_policy(named.ack_policy) if named.HasField("ack_policy") else None,
     )
     check_change(change)
     return m.ChangeRequest(e.sender, e.to, e.term, body.ticket, body.run_id, change)
@@ -413,16 +438,35 @@ def _decode_change_request(e: pb.PeerMessage, body: pb.ChangeRequest) -> m.Chang
 def check_change(change: MembershipChange) -> None:
     """Raise CodecError for a change beyond what may travel. Whether it makes sense is for the core."""
     sets = (change.voters, change.learners, change.removes)
-    _check_counts(*sets, change.details)
-    if any(NO_NODE in ids for ids in sets) or any(node_id == NO_NODE for node_id, _ in change.details):
+    _check_counts(*sets, change.details, change.labels)
+    noted = (*change.details, *change.labels)
+    if any(NO_NODE in ids for ids in sets) or any(pair[0] == NO_NODE for pair in noted):
         raise CodecError("0 is not a node id")
     if any(len(data) > DETAILS_BYTES_MAX for _, data in change.details):
         raise CodecError(f"more than {DETAILS_BYTES_MAX} bytes of details of one member")
+    try:
+        for _, labels in change.labels:
+            check_labels(labels)
+    except ValueError as error:
+        raise CodecError(str(error)) from None
 
 
 def _check_counts(*lists: Sized) -> None:
     if any(len(ids) > MEMBERS_MAX for ids in lists):
         raise CodecError(f"a change of more than {MEMBERS_MAX} members")
+
+
+def _decode_acks(e: pb.PeerMessage, body: pb.Acks) -> m.Acks:
+    if len(body.members) > MEMBERS_MAX:
+        raise CodecError(f"acknowledgements of {len(body.members)} members, at most {MEMBERS_MAX}")
+    members = [
+        m.MemberAcks(one.node_id, one.persisted_index, one.applied_index, one.is_heard)
+        for one in body.members
+    ]
+    # One answer a member (matrix A10): whoever is named twice must not count twice.
+    if any(low[0] >= high[0] for low, high in pairwise(members)) or (members and not members[0].node_id):
+        raise CodecError("ids of acknowledging members are out of order, or doubled")
+    return m.Acks(e.sender, e.to, e.term, members, body.wants_applied)
 
 
 def _decode_change_reply(e: pb.PeerMessage, body: pb.ChangeReply) -> m.ChangeReply:
@@ -446,6 +490,9 @@ _DECODERS: Final[dict[str, _Decoder]] = {
     "heartbeat": lambda e, x: m.Heartbeat(e.sender, e.to, e.term, x.commit_index, x.read_position),
     "heartbeat_reply": lambda e, x: m.HeartbeatReply(e.sender, e.to, e.term, x.read_position, x.recovering),
     "recovery_goal": lambda e, x: m.RecoveryGoal(e.sender, e.to, e.term, x.run_id, x.index),
+    "acks": _decode_acks,
+    "ack_interest": lambda e, x: m.AckInterest(e.sender, e.to, e.term, x.wants_applied),
+    "applied": lambda e, x: m.Applied(e.sender, e.to, e.term, x.index),
     "state_request": lambda e, x: m.StateRequest(e.sender, e.to, e.term, x.index),
     "timeout_now": lambda e, x: m.TimeoutNow(e.sender, e.to, e.term),
     "read_index": lambda e, x: m.ReadIndex(e.sender, e.to, e.term, x.position, x.run_id),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from enum import Enum
 from functools import cache
 
@@ -10,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft.core.changes import changed, is_at_risk, left
+from raft.core.ack_types import (
+    LABELS_MAX,
+    NO_ACKS,
+    AckPolicy,
+    AckRequirement,
+    AckSettings,
+    AckState,
+    LabelRule,
+)
+from raft.core.changes import changed, is_at_risk, left, with_state
 from raft.core.errors import ChangeRefusal, ChangeRefused
 from raft.core.membership_codec import (
     DETAILS_BYTES_MAX,
@@ -20,15 +30,21 @@ from raft.core.membership_codec import (
     encode_membership,
 )
 from raft.core.quorum import is_quorum
-from raft.core.types import Membership, MembershipChange, NodeId
+from raft.core.types import Labels, Membership, MembershipChange, NodeId
+from tests.core.acks import labels_of_one
 from tests.core.driver import voters
 from tests.core.group import LEAVE, adds, adds_learners, ids, removes
 
 ID = st.integers(1, 7)
 IDS = st.frozensets(ID, max_size=3)
 DETAILS = st.lists(st.tuples(ID, st.binary(max_size=2)), max_size=2).map(tuple)
-CHANGES = st.builds(MembershipChange, IDS, IDS, IDS, DETAILS, st.booleans())
+LABELS = st.lists(st.tuples(ID, labels_of_one()), max_size=1).map(tuple)
+CHANGES = st.builds(MembershipChange, IDS, IDS, IDS, DETAILS, LABELS, auto_leave=st.booleans())
 """Most contradict themselves or the configuration."""
+
+
+UNMET_FROM_THE_BEGINNING = AckPolicy(AckRequirement(9))
+"""Changes of the members go on under it."""
 
 
 class Place(Enum):
@@ -43,6 +59,7 @@ class Twin:
     def __init__(self, first: Membership) -> None:
         self.places = dict.fromkeys(first.voters, Place.VOTER)
         self.details: dict[NodeId, bytes] = {}
+        self.labels: dict[NodeId, Labels] = {}
 
     def of(self, place: Place) -> frozenset[NodeId]:
         return frozenset(i for i, p in self.places.items() if p is place)
@@ -57,7 +74,12 @@ class Twin:
             **dict.fromkeys(change.learners, Place.LEARNER),
             **dict.fromkeys(change.removes, Place.GONE),
         }
-        changes_nothing = after == self.places and {**self.details, **dict(change.details)} == self.details
+        labels = {i: found for i, found in {**self.labels, **dict(change.labels)}.items() if found}
+        changes_nothing = (
+            after == self.places
+            and {**self.details, **dict(change.details)} == self.details
+            and labels == self.labels
+        )
         detailed = [i for i, _ in change.details]
         learners = [i for i, p in after.items() if p is Place.LEARNER]
         return (
@@ -68,7 +90,7 @@ class Twin:
             or Place.VOTER not in after.values()
             or len(learners) > max(learners_max, len(self.of(Place.LEARNER)))
             or len(detailed) != len(set(detailed))
-            or any(after.get(i, Place.GONE) is Place.GONE for i in detailed)
+            or any(after.get(i, Place.GONE) is Place.GONE for i in [*detailed, *dict(change.labels)])
         )
 
     def make(self, change: MembershipChange) -> None:
@@ -80,6 +102,8 @@ class Twin:
             self.places |= dict.fromkeys(group, place)
         self.details |= dict(change.details)
         self.details = {i: d for i, d in self.details.items() if self.places[i] is not Place.GONE}
+        self.labels |= dict(change.labels)
+        self.labels = {i: d for i, d in self.labels.items() if d and self.places[i] is not Place.GONE}
 
 
 @cache
@@ -103,17 +127,24 @@ def check_step(before: Membership, after: Membership) -> None:
     assert set(before.removed) <= set(after.removed)
     assert before.members - after.members <= set(after.removed), "who goes is never used again"
     assert {i for i, _ in after.details} <= after.members
+    assert {i for i, _ in after.labels} <= after.members
+    assert after.ack == before.ack
     # At most one of the two halves changes at a time, and whatever decides in one meets what decides in the
     # other (dissertation 4.3).
     assert meet((before.voters, before.voters_outgoing), (after.voters, after.voters_outgoing))
 
 
-@given(st.frozensets(ID, min_size=1, max_size=4), st.lists(CHANGES, max_size=12), st.integers(1, 2))
+@given(
+    st.frozensets(ID, min_size=1, max_size=4),
+    st.lists(CHANGES, max_size=12),
+    st.integers(1, 2),
+    st.sampled_from([NO_ACKS, AckSettings(UNMET_FROM_THE_BEGINNING, AckState.DEGRADED)]),
+)
 @settings(max_examples=150, deadline=None)
 def test_any_sequence_of_changes_ends_where_its_twin_does(
-    first: frozenset[NodeId], changes: list[MembershipChange], learners_max: int
+    first: frozenset[NodeId], changes: list[MembershipChange], learners_max: int, ack: AckSettings
 ) -> None:
-    current = Membership(first)
+    current = Membership(first, ack=ack)
     twin = Twin(current)
     for change in changes:
         try:
@@ -123,6 +154,10 @@ def test_any_sequence_of_changes_ends_where_its_twin_does(
             continue
         assert not twin.refuses(change, learners_max)
         check_step(current, new)
+        if new.ack.policy.is_on:
+            other = with_state(new, AckState.RECOVERING)
+            assert other.ack.state is AckState.RECOVERING
+            assert with_state(other, new.ack.state) == new
         voters_before, is_joint = current.voters, new.is_joint
         if is_joint:
             assert (new.voters_outgoing, new.auto_leave) == (current.voters, change.auto_leave)
@@ -140,6 +175,7 @@ def test_any_sequence_of_changes_ends_where_its_twin_does(
         current = new
         assert (current.voters, current.learners) == (twin.of(Place.VOTER), twin.of(Place.LEARNER))
         assert dict(current.details) == twin.details
+        assert dict(current.labels) == twin.labels
         assert set(current.removed) == twin.of(Place.GONE)
 
 
@@ -271,3 +307,81 @@ def test_one_grows_to_two_and_to_three_although_the_new_ones_are_not_heard() -> 
     two = voters(1, 2)
     assert not is_at_risk(two, changed(two, adds(3), 1), {1, 2})
     assert is_at_risk(two, changed(two, adds(3), 1), {1})
+
+
+ZONES = ((2, (("zone", "dr"),)), (3, (("zone", "a"),)))
+LABELLED = Membership(ids(1, 2, 3), learners=ids(4), labels=ZONES)
+DR = AckPolicy(AckRequirement(1, (LabelRule("zone", "dr", 1),)))
+
+
+def refusal(current: Membership, change: MembershipChange) -> ChangeRefusal:
+    with pytest.raises(ChangeRefused) as refused:
+        changed(current, change, 4)
+    return refused.value.refusal
+
+
+def test_a_policy_stands_alone_in_its_change_and_begins_in_sync() -> None:
+    new = changed(LABELLED, MembershipChange(ack=DR), 1)
+    assert new == replace(LABELLED, ack=AckSettings(DR, AckState.SYNC))
+    assert not new.is_joint
+    degraded = with_state(new, AckState.DEGRADED)
+    assert changed(degraded, MembershipChange(ack=DR), 1) == new
+    assert changed(new, MembershipChange(ack=AckPolicy()), 1) == LABELLED
+    assert refusal(new, MembershipChange(ack=DR)) is ChangeRefusal.NOTHING_TO_DO
+    for field in (
+        {"voters": ids(5)},
+        {"learners": ids(5)},
+        {"removes": ids(3)},
+        {"details": ((1, b"x"),)},
+        {"labels": ((1, ()),)},
+        {"leaves": True},
+    ):
+        change = MembershipChange(ack=DR, **field)  # type: ignore[arg-type]
+        assert refusal(LABELLED, change) is ChangeRefusal.MALFORMED, field
+
+
+def test_a_policy_that_nobody_could_meet_is_refused_also_by_force() -> None:
+    """Matrix A9."""
+    for requirement in (
+        AckRequirement(3),
+        AckRequirement(4, counts_learners=True),
+        AckRequirement(rules=(LabelRule("zone", "nowhere", 1),)),
+        AckRequirement(rules=(LabelRule("zone", "", 3),)),
+    ):
+        for is_strict in (True, False):
+            change = MembershipChange(ack=AckPolicy(requirement), is_strict=is_strict)
+            assert refusal(LABELLED, change) is ChangeRefusal.ACKS_IMPOSSIBLE
+    changed(LABELLED, MembershipChange(ack=AckPolicy(AckRequirement(3, counts_learners=True))), 1)
+
+
+def test_a_strict_change_may_not_make_the_policy_impossible_and_a_forced_one_may() -> None:
+    current = changed(LABELLED, MembershipChange(ack=DR), 1)
+    for change in (removes(2), MembershipChange(learners=ids(2)), MembershipChange(labels=((2, ()),))):
+        assert refusal(current, change) is ChangeRefusal.ACKS_IMPOSSIBLE
+        forced = changed(current, replace(change, is_strict=False), 4)
+        # What is impossible already does not hold up the change by which it is mended.
+        after = left(forced) if forced.is_joint else forced
+        for value in ("b", "dr"):
+            assert changed(after, MembershipChange(labels=((3, (("zone", value),)),)), 4)
+    assert changed(current, removes(3), 1).is_joint
+    # Two in one: the one that goes leaves its place to the one that comes.
+    swap = MembershipChange(voters=ids(5), removes=ids(2), labels=((5, (("zone", "dr"),)),))
+    joint = changed(current, swap, 1)
+    assert dict(joint.labels)[2] == (("zone", "dr"),), "it takes part as long as it is there"
+    assert [member for member, _ in left(joint).labels] == [3, 5]
+
+
+def test_labels_are_checked() -> None:
+    many = tuple((f"l{i:02}", "x") for i in range(LABELS_MAX + 1))
+    for labels in (
+        ((2, (("zo ne", "a"),)),),
+        ((2, (("zone", ""),)),),
+        ((2, (("zone", "a"), ("rack", "b"))),),
+        ((2, many),),
+        ((2, ()), (2, ())),
+    ):
+        assert refusal(LABELLED, MembershipChange(labels=labels)) is ChangeRefusal.MALFORMED
+    assert refusal(LABELLED, MembershipChange(labels=((7, ()),))) is ChangeRefusal.UNKNOWN_MEMBER
+    assert refusal(LABELLED, MembershipChange(labels=ZONES)) is ChangeRefusal.NOTHING_TO_DO
+    new = changed(LABELLED, MembershipChange(labels=((2, ()), (4, many[:LABELS_MAX]))), 1)
+    assert [member for member, _ in new.labels] == [3, 4]

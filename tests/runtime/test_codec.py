@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 
 from raft.core import entry_codec
 from raft.core import messages as m
+from raft.core.ack_codec import encode_policy
+from raft.core.ack_types import AckPolicy
 from raft.core.errors import ChangeRefusal, DropReason
 from raft.core.membership_codec import DETAILS_BYTES_MAX, MEMBERS_MAX, encode_membership
 from raft.core.types import Entry, EntryKind, Membership, MembershipChange
 from raft.pb import peer_pb2 as pb
 from raft.transport import codec
+from tests.core.acks import labels_of_one, policies
 
 IDS = st.integers(1, 2**64 - 1)
 NUMBERS = st.integers(0, 2**63)
@@ -57,7 +60,12 @@ CHANGES = st.builds(
     auto_leave=st.booleans(),
     leaves=st.booleans(),
     is_strict=st.booleans(),
+    labels=st.lists(st.tuples(IDS, labels_of_one()), max_size=3).map(tuple),
+    ack=st.none() | policies(),
 )
+
+MEMBER_ACKS = st.builds(m.MemberAcks, IDS, NUMBERS, NUMBERS, st.booleans())
+ALL_ACKS = st.lists(MEMBER_ACKS, max_size=5, unique_by=lambda one: one.node_id).map(sorted)
 
 MESSAGES = st.one_of(
     st.builds(m.RequestVote, **ENVELOPE, last_index=NUMBERS, last_term=NUMBERS, forced=st.booleans()),
@@ -78,6 +86,9 @@ MESSAGES = st.one_of(
     st.builds(m.Heartbeat, **ENVELOPE, commit_index=NUMBERS, read_position=NUMBERS),
     st.builds(m.HeartbeatReply, **ENVELOPE, read_position=NUMBERS, recovering=IDS | st.just(0)),
     st.builds(m.RecoveryGoal, **ENVELOPE, run_id=IDS, index=NUMBERS),
+    st.builds(m.Acks, **ENVELOPE, members=ALL_ACKS, wants_applied=st.booleans()),
+    st.builds(m.AckInterest, **ENVELOPE, wants_applied=st.booleans()),
+    st.builds(m.Applied, **ENVELOPE, index=NUMBERS),
     st.builds(m.StateRequest, **ENVELOPE, index=NUMBERS),
     st.builds(m.TimeoutNow, **ENVELOPE),
     st.builds(m.ReadIndex, **ENVELOPE, position=NUMBERS, run_id=IDS),
@@ -208,6 +219,18 @@ def change(**fields: object) -> pb.PeerMessage:
     return pb.PeerMessage(sender=1, to=2, term=9, change_request=request)
 
 
+def policy_bytes(place: int, value: int) -> bytes:
+    """A policy with one byte of it changed; 5 is the first of the timeout, which is then 0."""
+    data = bytearray(encode_policy(AckPolicy(wait_timeout_ms=1)))
+    data[place] = value
+    return bytes(data)
+
+
+def acks(*node_ids: int) -> pb.PeerMessage:
+    members = [pb.MemberAcks(node_id=node_id, persisted_index=7) for node_id in node_ids]
+    return pb.PeerMessage(sender=1, to=2, term=9, acks=pb.Acks(members=members))
+
+
 def change_reply(**fields: int) -> pb.PeerMessage:
     return pb.PeerMessage(sender=1, to=2, term=9, change_reply=pb.ChangeReply(**fields))
 
@@ -272,6 +295,24 @@ def block(*entries: Entry) -> bytes:
             change(details=[pb.MemberDetails(node_id=1, data=bytes(DETAILS_BYTES_MAX + 1))]),
             "more than 16384 bytes of details",
         ),
+        (change(labels=[pb.MemberLabels(labels=b"\0")]), "0 is not a node id"),
+        (change(labels=[pb.MemberLabels(node_id=1)]), "cut off"),
+        (change(labels=[pb.MemberLabels(node_id=1, labels=b"\0x")]), "1 bytes behind labels"),
+        (change(labels=[pb.MemberLabels(node_id=1, labels=b"\1\1a\1\xff")]), "bad change_request"),
+        (change(labels=[pb.MemberLabels(node_id=1, labels=b"\1\1a\xff")]), "runs over its end"),
+        (change(labels=[pb.MemberLabels(node_id=1, labels=b"\xff")]), "255 labels of one member"),
+        (change(labels=[pb.MemberLabels(node_id=1, labels=b"\0")] * 300), "more than 256 members"),
+        (change(ack_policy=b""), "an ack policy that is cut off"),
+        (change(ack_policy=policy_bytes(1, 7)), "AckStage"),
+        (change(ack_policy=policy_bytes(4, 4)), "flags 0x4"),
+        (change(ack_policy=policy_bytes(5, 0)), "wait_timeout_ms is 0"),
+        (change(ack_policy=policy_bytes(13, 17)), "17 rules"),
+        (change(ack_policy=policy_bytes(13, 1)), "cut off"),
+        (change(ack_policy=policy_bytes(0, 1) + b"x"), "1 bytes behind an ack policy"),
+        (acks(2, 2), "out of order, or doubled"),
+        (acks(3, 2), "out of order, or doubled"),
+        (acks(0, 2), "out of order, or doubled"),
+        (acks(*range(1, MEMBERS_MAX + 2)), "acknowledgements of 257 members"),
         (change_reply(ticket=1), "neither an index nor a refusal"),
         (change_reply(ticket=1, index=5, refusal=0), "neither an index nor a refusal, or both"),
         (change_reply(ticket=1, refusal=77), "77 is not a valid ChangeRefusal"),
@@ -287,6 +328,8 @@ def test_what_breaks_a_rule_is_refused_with_its_reason(body: pb.PeerMessage, tex
     [
         MembershipChange(voters=frozenset(range(1, MEMBERS_MAX + 2))),
         MembershipChange(removes=frozenset({0})),
+        MembershipChange(labels=((4, (("zo ne", "a"),)),)),
+        MembershipChange(labels=((0, ()),)),
         MembershipChange(learners=frozenset({4}), details=((4, bytes(DETAILS_BYTES_MAX + 1)),)),
     ],
 )
