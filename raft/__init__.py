@@ -31,6 +31,7 @@ from raft.core.types import NO_NODE, LogIndex, NodeId, Term
 from raft.runtime.applier import StateMachineError
 from raft.runtime.config import NodeConfig
 from raft.runtime.log_watch import LogStalled
+from raft.runtime.logged_commands import LoggedCommand, logged_commands
 from raft.runtime.members import MemberInfo
 from raft.runtime.node import Node, NodeStatus
 from raft.runtime.state_machine import (
@@ -75,6 +76,7 @@ __all__ = [
     "ListenError",
     "LogIndex",
     "LogStalled",
+    "LoggedCommand",
     "MemberInfo",
     "MemberRemoved",
     "MemoryNetwork",
@@ -113,6 +115,7 @@ __all__ = [
     "check_can_listen",
     "describe_cluster",
     "inspect_directory",
+    "logged_commands",
 ]
 
 # A library is silent unless its user asks: without a handler, warnings would go to standard error.

@@ -29,11 +29,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from kvstore.checking.history import (
+    Delete,
     Effects,
     Kv,
     Operation,
     Range,
     Result,
+    Txn,
     apply,
     is_mutation,
     kvs_of,
@@ -87,8 +89,10 @@ def check_revisions(
     violations += _real_time(known)
     if violations:
         return violations
-    search = _Search(known, unknown, writers, records or {}, first_revision)
-    failure = search.run(dict(initial or {}))
+    state = dict(initial or {})
+    initial_values = {kv.value for kv in state.values()}
+    search = _Search(known, unknown, writers, records or {}, first_revision, initial_values)
+    failure = search.run(state)
     return [failure] if failure else []
 
 
@@ -114,6 +118,12 @@ def check_processes(operations: Sequence[Operation]) -> None:
 
 def _mutates(operation: Operation) -> bool:
     return operation.result is not None and is_mutation(operation.request, operation.result)
+
+
+def _has_delete(operation: Operation) -> bool:
+    request = operation.request
+    parts = (*request.success, *request.failure) if isinstance(request, Txn) else (request,)
+    return any(isinstance(part, Delete) for part in parts)
 
 
 def _writers(known: Sequence[Operation]) -> tuple[dict[int, Operation], list[Violation]]:
@@ -171,11 +181,17 @@ class _Search:
     writers: Mapping[int, Operation]
     records: Mapping[int, Mapping[bytes, bytes | None]]
     first_revision: int
+    initial_values: set[bytes]
     readers: dict[int, list[Operation]] = field(default_factory=lambda: defaultdict(list))
     choices: list[_Choice] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
     furthest: tuple[int, Violation] | None = None
     tried: int = 0
+    values: set[bytes] | None = None
+    """All that somebody wrote, once it is asked for."""
+    by_value: dict[bytes, list[Operation]] = field(default_factory=lambda: defaultdict(list))
+    """The unknown writes by what they would write."""
+    without_value: list[Operation] = field(default_factory=list)
     revisions: list[int] = field(default_factory=list)
     returns_ns: list[int] = field(default_factory=list)
     """returns_ns[i]: first return of any operation answered at revisions[i] or above."""
@@ -185,6 +201,12 @@ class _Search:
             if not _mutates(operation):
                 self.readers[operation.revision].append(operation)
         self._prepare_times()
+        for operation in self.unknown:
+            written = written_values((operation.request,))
+            for value in written:
+                self.by_value[value].append(operation)
+            if not written or _has_delete(operation):
+                self.without_value.append(operation)
         last = max((operation.revision for operation in self.known), default=self.first_revision)
         low = min((operation.revision for operation in self.known), default=self.first_revision)
         if low < self.first_revision:
@@ -203,8 +225,9 @@ class _Search:
                 choice = self._next_choice()
                 if choice is None:
                     return self.furthest[1]
-                revision, state = choice.revision, dict(choice.state)
                 assert choice.chosen is not None
+                # The last way to fill it: nobody will come back for the state before.
+                revision, state = choice.revision, dict(choice.state) if choice.candidates else choice.state
                 failure = self._write(choice.chosen, revision, state) or self._read_at(revision, state)
 
     def _prepare_times(self) -> None:
@@ -224,7 +247,9 @@ class _Search:
             candidates = self._candidates(revision, state)
             if not candidates:
                 return self._unexplained(revision)
-            self.choices.append(_Choice(revision, dict(state), candidates))
+            # A copy of the state for each gap is too much for a large store with many of them.
+            before = dict(state) if len(candidates) > 1 else {}
+            self.choices.append(_Choice(revision, before, candidates))
             choice = self._next_choice()
             assert choice is not None and choice.chosen is not None
             writer = choice.chosen
@@ -251,7 +276,7 @@ class _Search:
         position = bisect_left(self.revisions, revision)
         before_ns = self.returns_ns[position]
         earliest: dict[object, Operation] = {}
-        for operation in self.unknown:
+        for operation in self._fitting(revision):
             if operation.id in self.used or operation.call_ns > before_ns:
                 continue
             _, effects = apply(state, operation.request, revision)
@@ -261,6 +286,15 @@ class _Search:
             if operation.call_ns < other.call_ns:
                 earliest[operation.request] = operation
         return sorted(earliest.values(), key=lambda operation: operation.call_ns)
+
+    def _fitting(self, revision: int) -> Sequence[Operation]:
+        """Return the unknown writes that may have left the record of `revision`. Without this, a run with
+        many of them would be tried in the square of their number."""
+        record = self.records.get(revision)
+        if record is None:
+            return self.unknown
+        value = next((value for value in record.values() if value is not None), None)
+        return self.by_value.get(value, ()) if value is not None else self.without_value
 
     def _agrees(self, revision: int, effects: Effects) -> bool:
         if revision not in self.records:
@@ -293,11 +327,12 @@ class _Search:
 
     def _mismatch(self, operation: Operation, expected: Result) -> Violation:
         shown, due = kvs_of(operation.result), kvs_of(expected)
-        values = written_values(op.request for op in (*self.known, *self.unknown))
-        values.update(kv.value for choice in self.choices[:1] for kv in choice.state.values())
-        values.update(kv.value for kv in due)
+        if self.values is None:
+            self.values = written_values(op.request for op in (*self.known, *self.unknown))
+            self.values |= self.initial_values
+        values = {kv.value for kv in due}
         text = f"replay gives {expected}"
-        if any(kv.value not in values for kv in shown):
+        if any(kv.value not in self.values and kv.value not in values for kv in shown):
             return Violation("phantom", f"shows a value that nobody wrote; {text}", (operation,))
         newest = {kv.key: kv.mod_revision for kv in shown}
         for kv in due:

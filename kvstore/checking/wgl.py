@@ -16,7 +16,7 @@ clients are what it is for.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kvstore.checking.history import (
@@ -69,21 +69,40 @@ class _Node:
         self.next: _Node | None = None
 
 
-def check_linearizable(operations: Sequence[Operation], *, steps_max: int = STEPS_MAX) -> list[Violation]:
+def check_linearizable(
+    operations: Sequence[Operation],
+    *,
+    initial: Mapping[bytes, Kv] | None = None,
+    steps_max: int = STEPS_MAX,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Violation]:
     """Return one violation for each key whose calls no register could have answered.
 
-    The history starts from an empty store. Raises ValueError for a call that cannot be projected
-    to single keys, Undecided at `steps_max`.
+    `initial`: what was in the store before. `progress` is told how many keys of how many are done. Raises
+    ValueError for a call that cannot be projected to single keys, and Undecided if no key is wrong and for
+    some key `steps_max` did not suffice: that is no verdict, and nobody may take it for one.
     """
     check_processes(operations)
     violations = []
-    for key, calls in sorted(_by_key(operations).items()):
-        if not _linearizable(calls, steps_max):
+    undecided: list[bytes] = []
+    by_key = sorted(_by_key(operations).items())
+    for number, (key, calls) in enumerate(by_key):
+        if progress is not None:
+            progress(number, len(by_key))
+        kv = (initial or {}).get(key)
+        is_right = _linearizable(calls, steps_max, kv.value if kv is not None else None)
+        if is_right is None:
+            undecided.append(key)
+        elif not is_right:
             shown = tuple(
                 call.operation for call in sorted(calls, key=lambda call: call.call_ns)[:CALLS_SHOWN]
             )
             text = f"no order of the {len(calls)} calls on {key!r} explains the replies"
             violations.append(Violation("not-linearizable", text, shown))
+    if undecided and not violations:
+        raise Undecided(
+            f"{steps_max} steps were not enough for {undecided[0]!r} ({len(undecided)} such keys)"
+        )
     return violations
 
 
@@ -183,11 +202,11 @@ def _walk_list(calls: Sequence[_Call]) -> _Node:
     return head
 
 
-def _linearizable(calls: Sequence[_Call], steps_max: int) -> bool:
+def _linearizable(calls: Sequence[_Call], steps_max: int, value: Value) -> bool | None:
+    """Return whether a register that holds `value` could have answered; None at `steps_max`."""
     head = _walk_list(calls)
     left = sum(call.return_ns is not None for call in calls)
     unknown = sum(1 << i for i, call in enumerate(calls) if call.return_ns is None)
-    value: Value = None
     done = 0
     seen: dict[tuple[int, Value], list[int]] = defaultdict(list)
     undo: list[tuple[_Node, Value, bool]] = []
@@ -207,7 +226,7 @@ def _linearizable(calls: Sequence[_Call], steps_max: int) -> bool:
             continue
         steps += 1
         if steps > steps_max:
-            raise Undecided(f"{steps_max} steps on {len(calls)} calls")
+            return None
         if node is not None and node.call is not None:
             right, after = node.call.step(value)
             if right and after != value and _is_new(seen, done | node.bit, unknown, after):

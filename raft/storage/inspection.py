@@ -169,6 +169,12 @@ class Inspection:
     ) -> Iterator[EntryFacts]:
         """Yield the entries from `first` to `last`, in the order in which they were written: also those that
         were replaced or dropped, as far as their records are there. Raises OSError."""
+        return (facts for facts, _ in self.entries_with_data(first, last, disk=disk))
+
+    def entries_with_data(
+        self, first: LogIndex = 0, last: LogIndex | None = None, *, disk: Disk | None = None
+    ) -> Iterator[tuple[EntryFacts, bytes]]:
+        """The same with what each entry carries: for checkers, which show none of it."""
         disk = disk or ReadOnlyDisk()
         for facts in self.segments:
             if not facts.first_index or facts.last_index < first or (last and facts.first_index > last):
@@ -184,7 +190,7 @@ class Inspection:
                             place = (facts.generation, offset)
                             name = EntryKind(kind).name.lower()
                             is_current = self._is_current(index, *place)
-                            yield EntryFacts(index, term, name, len(data), *place, is_current)
+                            yield EntryFacts(index, term, name, len(data), *place, is_current), data
 
     def _is_current(self, index: LogIndex, generation: int, offset: int) -> bool | None:
         if self.scan is None:

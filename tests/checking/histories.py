@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
+from kvstore.checking.acknowledged import State
 from kvstore.checking.history import (
     Compare,
     Delete,
+    History,
     Kv,
     Operation,
     Put,
@@ -18,6 +21,7 @@ from kvstore.checking.history import (
     apply,
     update,
 )
+from kvstore.checking.logs import LogEntry, NodeLog
 
 A, B, ALL = b"a", b"b", Range(b"\0", b"\0")
 
@@ -44,35 +48,71 @@ def kv(key: bytes, value: bytes, create: int, mod: int, version: int) -> Kv:
     return Kv(key, value, create, mod, version)
 
 
-def random_history(rng: random.Random, length: int, lost_share: float) -> list[Operation]:
-    """A history of a right store: each call takes effect at one instant between call and return;
-    some replies are lost, of calls that took effect and of calls that did not."""
+@dataclass
+class Run:
+    """A run against a store that is right, and all that there is to know of it."""
+
+    history: History
+    applied: list[Request]
+    """In the order of the log."""
+    states: list[dict[bytes, Kv]]
+    """After each revision, from 1 on."""
+
+    @property
+    def operations(self) -> list[Operation]:
+        return self.history.operations
+
+    def state(self, name: str = "n1") -> State:
+        return State(name, len(self.states), dict(self.states[-1]))
+
+    def log(self, name: str = "n1") -> NodeLog:
+        entries = [LogEntry(1, 1, None, False)]
+        entries += [LogEntry(i, 1, request, True) for i, request in enumerate(self.applied, 2)]
+        return NodeLog(name, len(entries), entries)
+
+
+def random_run(rng: random.Random, length: int, lost_share: float) -> Run:
+    """Each call takes effect at one instant between call and return; some replies are lost, of calls that
+    took effect and of calls that did not. It ends with a read of everything."""
     scribe = Scribe()
-    state: dict[bytes, Kv] = {}
-    revision = 1
+    states: list[dict[bytes, Kv]] = [{}]
+    applied: list[Request] = []
     for i in range(length):
-        at, value, key = 10 * i, b"v%d" % i, rng.choice((A, B))
-        others = [kv.value for kv in state.values()] or [b"none"]
-        request: Request = rng.choice(
-            (
-                Put(key, value, prev_kv=rng.random() < 0.5),
-                Delete(key, prev_kv=rng.random() < 0.5),
-                Range(key),
-                Txn((Compare(key, "value", rng.choice(others)),), (Put(key, value),), (Range(key),)),
-            )
-        )
+        at, state = 10 * i, dict(states[-1])
+        request = _random_request(rng, i, state)
         start, end = at - rng.randrange(0, 40), at + rng.randrange(0, 40)
         lost = rng.random() < lost_share and not isinstance(request, Range)
         if lost and rng.random() < 0.5:
             scribe.info(start, request)
             continue
-        result, effects = apply(state, request, revision + 1)
-        revision += bool(effects)
+        result, effects = apply(state, request, len(states) + 1)
         update(state, effects)
+        if effects:
+            states.append(state)
+        if not isinstance(request, Range):
+            applied.append(request)
         if lost:
             scribe.info(start, request)
         else:
-            scribe.ok(start, end, request, revision, result)
-    end = 10 * length + 100
-    scribe.ok(end, end + 1, ALL, revision, RangeResult(tuple(state[k] for k in sorted(state))))
-    return scribe.operations
+            scribe.ok(start, end, request, len(states), result)
+    end, last = 10 * length + 100, states[-1]
+    scribe.ok(end, end + 1, ALL, len(states), RangeResult(tuple(last[k] for k in sorted(last))))
+    return Run(History(scribe.operations), applied, states)
+
+
+def _random_request(rng: random.Random, number: int, state: dict[bytes, Kv]) -> Request:
+    value, key = b"v%d" % number, rng.choice((A, B))
+    others = [kv.value for kv in state.values()] or [b"none"]
+    return rng.choice(
+        (
+            Put(key, value, prev_kv=rng.random() < 0.5),
+            Delete(key, prev_kv=rng.random() < 0.5),
+            Range(key),
+            Txn((Compare(key, "value", rng.choice(others)),), (Put(key, value),), (Range(key),)),
+            Txn((), (Put(A, value), Put(B, value + b"'"))),
+        )
+    )
+
+
+def random_history(rng: random.Random, length: int, lost_share: float) -> list[Operation]:
+    return random_run(rng, length, lost_share).operations
