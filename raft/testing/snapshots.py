@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 STEP_DELAY_MAX: Time = TICK // 10
 """Between two steps of an install."""
 
+STALL_TICKS = 20
+"""An attempt of which nothing is heard for so long is given up, as in the real runtime (`snapshot_stall_s`).
+A sender that is paused for ever held its receiver up, which asks nobody else meanwhile (seed 2789)."""
+
 NO_PIN: LogIndex = 1 << 62
 """No snapshot is on its way: nothing has to be kept for one."""
 
@@ -135,15 +139,22 @@ class Transfer:
         world = self._world
         pause = 0 if world.calm else world.profile.snapshots.piece_delay_max
         delay = world.network.hop_delay() + (self._random.randrange(pause) if pause else 0)
-        world.clock.call_later(delay, self._arrive, source, action, arguments)
+        patience = world.clock.now + delay + STALL_TICKS * TICK
+        world.clock.call_later(delay, self._arrive, source, action, arguments, patience)
 
-    def _arrive(self, source: SimNode, action: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    def _arrive(
+        self, source: SimNode, action: Callable[..., None], arguments: tuple[object, ...], patience: Time
+    ) -> None:
+        clock = self._world.clock
         if self._is_over:
             return
         if not self._is_whole():
             self._break()
         elif self.sender.paused or self.receiver.paused:
-            self._world.clock.call_later(TICK, self._arrive, source, action, arguments)
+            if clock.now < patience:
+                clock.call_later(TICK, self._arrive, source, action, arguments, patience)
+            else:
+                self._break()
         else:
             action(*arguments)
 

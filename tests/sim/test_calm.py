@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 
 from raft.testing.calm import Remains, draw_remains
+from raft.testing.clock import TICK
 from raft.testing.parts import PARTS, left_out
 from raft.testing.profile import CoreSettings, Profile
 from raft.testing.runtime_simulator import RuntimeSimulation, runtime_profile
 from raft.testing.simulator import Result, Simulation
+from raft.testing.snapshots import STALL_TICKS
 from raft.testing.weather import LASTING, WeatherSettings
 
 
@@ -85,3 +87,32 @@ def test_a_member_that_answers_nobody_is_seen() -> None:
     assert "node 2 has answered no write and no read" in result.detail
     # Before it is blamed the others have let it catch up.
     assert all(client._stopped for client in simulation._clients)
+
+
+def test_a_slow_disk_is_waited_for_as_long_as_it_advances() -> None:
+    """Seeds 2522 and 3320: a log of hundreds of entries, sent one by one, to a disk fifty times as slow."""
+    profile = profile_of(1, "slow", voters=3)
+    core = replace(profile.core, append_bytes_max=1, inflight_messages_max=1, election_timeout_ticks=4)
+    profile = replace(profile, core=core, write_delay_max=200)
+    simulation = Simulation(1, steps=1200, profile=profile)
+    simulation.network.cut([link for one in (1, 2) for link in ((one, 3), (3, one))])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raft.testing.simulator.draw_remains", lambda *_: Remains({3: "slow"}))
+        result = simulation.run()
+    assert (result.violation, result.detail) == ("", "")
+
+
+def test_a_snapshot_of_which_nothing_is_heard_is_given_up() -> None:
+    """Seed 2789: its sender is paused for ever, and its receiver asked nobody else for the state it lacks."""
+    simulation = Simulation(1, steps=600, profile=profile_of(1, voters=3))
+    assert not simulation.run().violation
+    sender, receiver = simulation.nodes[2], simulation.nodes[1]
+    sender.sender.want(1)
+    while receiver.receiver._incoming is None:
+        simulation.clock.step()
+    sender.pause()
+    end = simulation.clock.now + 2 * STALL_TICKS * TICK
+    while simulation.clock.now < end and not simulation.counts["snapshots_broken"]:
+        simulation.clock.step()
+    assert simulation.counts["snapshots_broken"] == 1
+    assert not receiver.receiver._incoming.is_connected
