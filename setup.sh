@@ -57,12 +57,13 @@ ensure_plyvel_builds() {
 }
 
 # With strace the tests of power cuts record what the store asks of the disk; with nft those of partitions cut
-# networks that are the tests' own.
+# networks that are the tests' own; with libfaketime `python -m tests.lab` changes the clocks of members.
 ensure_tools() {
     local missing=()
     command -v strace >/dev/null || missing+=(strace)
     command -v nft >/dev/null || missing+=(nftables)
     command -v ip >/dev/null || missing+=(iproute2)
+    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
     [[ ${#missing[@]} -eq 0 ]] || debian "${missing[@]}" ||
         say "without the Debian packages ${missing[*]} the tests of power cuts and of partitions are skipped."
 }

@@ -8,6 +8,7 @@ is lost, and all members have one hash.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections import Counter
@@ -78,6 +79,8 @@ class CutTrial(Trial):
         self.cuts = Cuts(self.nodes)
         self.judged = Judgement()
         self.words: Counter[str] = Counter()
+        self.patience_s = ASKED_S_MAX
+        self.clients_each = 2
         self._asked = 0
 
     async def begin(self) -> None:
@@ -90,7 +93,7 @@ class CutTrial(Trial):
         size = len(self.nodes)
         return KeptLoad(
             self.cluster,
-            clients=2 * size,
+            clients=self.clients_each * size,
             keys=12,
             seed=rng.getrandbits(32),
             timeout_s=1.5,
@@ -138,13 +141,17 @@ class CutTrial(Trial):
         """Ask a member that cannot answer to write and to read, as a patient client; return what it said, and
         how many stale reads it served. Raises AssertionError if it answered."""
         member = self.cluster.members[node]
-        refusals = []
         async with Rpc(member.endpoint) as rpc:
-            for what, request in (("put", Put(b"key-0", self._value())), ("get", Range(b"key-0"))):
+
+            async def refused(what: str, request: Put | Range) -> Refusal:
                 begin_s = time.monotonic()
                 operation = await self._do(load, rpc, member.name, request)
                 assert operation.outcome != "ok", f"{member.name} cannot, and did: {operation}"
-                refusals.append(Refusal(member.name, what, operation.error, time.monotonic() - begin_s))
+                return Refusal(member.name, what, operation.error, time.monotonic() - begin_s)
+
+            refusals = await asyncio.gather(
+                refused("put", Put(b"key-0", self._value())), refused("get", Range(b"key-0"))
+            )
             stale = await self._do(load, rpc, member.name, Range(ALL, ALL, serializable=True))
         return refusals, int(stale.outcome == "ok")
 
@@ -176,7 +183,7 @@ class CutTrial(Trial):
         process = ASKING_PROCESS + self._asked
         operation = Operation(len(operations), process, name, request, time.monotonic_ns())
         operations.append(operation)
-        await perform(rpc, operation, ASKED_S_MAX)
+        await perform(rpc, operation, self.patience_s)
         return operation
 
 

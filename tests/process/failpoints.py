@@ -82,6 +82,7 @@ STEPS = (
     Step("truncate", "raft.storage.log_store", "LogStore.compact", _drops),
     Step("remove-segments", "raft.storage.log_store", "remove_segments"),
     Step("membership-append", "raft.storage.log_store", "LogStore.write", _has_membership),
+    Step("read", "raft.runtime.reads", "Reads.confirmed"),
     Step("membership-commit", "raft.runtime.driver", "Driver._take", _commits_membership),
     Step("snapshot-build", "kvstore.store", "Store.open_snapshot"),
     Step("snapshot-read", "kvstore.snapshot_source", "_Chunks.__next__"),

@@ -57,6 +57,8 @@ STEP_S: Final = (0.2, 1.5)
 LOSS_PERCENT: Final = (1.0, 30.0)
 STRUCK_SHARE: Final = 0.35
 """Of the cuts: a member is killed or paused in them."""
+LEADER_SHARE: Final = 0.5
+"""Of those: the member that led when the cut began."""
 
 
 @dataclass(slots=True)
@@ -211,9 +213,10 @@ class Partitions(CutTrial):
         rng = self._rng
         self.counts.shapes[name] += 1
         lasts_s = rng.uniform(*CUT_S)
+        victim = await self._leader() if rng.random() < LEADER_SHARE else rng.choice(self.nodes)
         self.cut(links)
         if rng.random() < STRUCK_SHARE:
-            fault = Fault(rng.choice(("kill", "pause")), rng.choice(self.nodes))
+            fault = Fault(rng.choice(("kill", "pause")), victim)
             await self.strike(fault, rng.uniform(0.0, lasts_s / 2), rng.uniform(0.2, lasts_s))
             self.counts.struck[fault.kind] += 1
             self.counts.struck["leader"] += fault.hit_leader
