@@ -5,7 +5,7 @@
 # by now) and, for node I, nI/data, nI/log and nI/pid. A pid file holds the process id and the time it was
 # started at, in the kernel's ticks: both must agree before any signal is sent, so that a recycled pid is never
 # hit. What a crash of this script leaves is read again by its next call: nodes that run are found by their pid
-# files, and members by their peer URLs.
+# files, and members by their peer URLs. Cuts, delays and losses are in the memory of the nodes alone.
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -34,6 +34,16 @@ usage: ./cluster.sh COMMAND
   resume I       let it go on (SIGCONT)
   restart I      stop node I if it runs, start it, wait until it serves
   logs I [-f]    the end of node I's log; -f follows it (more options are given to tail)
+  partition "1,2|3,4,5"
+                 cut the links between the groups, and lift all other cuts. Nodes that are not named are one
+                 more group
+  isolate I      cut node I off from all others
+  cut I J        lose what node I sends to node J, and nothing else
+  slow I MS      delay all that passes between node I and the others, each way; 0 for no more
+  flaky I PERCENT
+                 lose so much of it, by chance; 0 for no more
+  heal           lift all of these
+  faults         what of these is in force. It is in the memory of the nodes: one that starts has none
   add [--learner]
                  add a node and start it; it gets a vote when it has caught up, with --learner none
   remove I       remove node I from the cluster, and its data; its log stays
@@ -216,6 +226,7 @@ launch() { # NODE
         --listen-client-urls "$(client_url "$1")" --advertise-client-urls "$(client_url "$1")" \
         --listen-peer-urls "$(peer_url "$1")" --initial-advertise-peer-urls "$(peer_url "$1")" \
         --initial-cluster "$members" --initial-cluster-token "$token" --initial-cluster-state "$kind" \
+        --enable-fault-injection \
         </dev/null >>"$home/log" 2>&1 9>&- &
     pid=$!
     read -r state started < <(process_state "$pid") || started=0 # gone already: probe will say so
@@ -263,8 +274,26 @@ wait_until_serving() { # READ NODE...
     exit 1
 }
 
+# cluster_faults COMMAND ARGUMENT... : see quorumlog/cluster_faults.py
+cluster_faults() {
+    local i arguments=()
+    for i in "${nodes[@]}"; do
+        arguments+=("$i" "$(node_state "$i")" "$(peer_url "$i")" "$directory/n$i/data")
+    done
+    "$top/.venv/bin/python" -m quorumlog.cluster_faults "$@" -- "${arguments[@]}"
+}
+
+# Says so, and succeeds, if a node that runs has faults: then reads may be served nowhere, or not at once.
+has_faults() {
+    local said
+    said=$(cluster_faults words)
+    grep -qE ' (cut|slow|flaky)' <<<"$said" || return 1
+    echo "faults are in force (./cluster.sh faults), and a node that starts has none of its own:" \
+        "waiting for serializable reads only"
+}
+
 table() {
-    local i verdict rest running=() state=() answer=()
+    local i verdict rest running=() state=() answer=() faults=()
     for i in "${nodes[@]}"; do
         state[i]=$(node_state "$i")
         [[ ${state[i]} != running ]] || running+=("$i")
@@ -273,12 +302,15 @@ table() {
         while read -r i verdict rest; do
             [[ $verdict == ok ]] && answer[i]=$rest || answer[i]="unanswering - -"
         done < <(probe 1 serializable "${running[@]}")
+        while read -r i rest; do faults[i]=$rest; done < <(cluster_faults words)
     fi
-    printf '%-5s %-8s %-8s %-23s %-23s %-11s %5s %9s\n' NODE STATE PID CLIENT PEER ROLE TERM APPLIED
+    printf '%-5s %-8s %-8s %-23s %-23s %-11s %5s %9s %s\n' \
+        NODE STATE PID CLIENT PEER ROLE TERM APPLIED FAULTS
     for i in "${nodes[@]}"; do
         # shellcheck disable=SC2086 # three words
-        printf '%-5s %-8s %-8s %-23s %-23s %-11s %5s %9s\n' "n$i" "${state[i]}" "$(node_pid "$i" || echo -)" \
-            "$(client_url "$i")" "$(peer_url "$i")" ${answer[i]:-- - -}
+        printf '%-5s %-8s %-8s %-23s %-23s %-11s %5s %9s %s\n' \
+            "n$i" "${state[i]}" "$(node_pid "$i" || echo -)" \
+            "$(client_url "$i")" "$(peer_url "$i")" ${answer[i]:-- - -} "${faults[i]:--}"
     done
     ((${#running[@]} == ${#nodes[@]}))
 }
@@ -326,7 +358,7 @@ lock() { # one command that changes something at a time
 }
 
 command_start() {
-    local i
+    local i read=linearizable
     [[ $# -le 1 ]] || misuse "start takes one number"
     [[ $# -eq 0 || $1 =~ ^[1-9]$ ]] || misuse "a cluster has 1 to $size_max nodes, not '$1'"
     "$top/setup.sh"
@@ -340,13 +372,14 @@ command_start() {
     elif [[ $# -eq 1 && $1 != "${#nodes[@]}" ]]; then
         die "there is a cluster of ${#nodes[@]} in $directory; see add and remove, or wipe it first"
     fi
+    ! has_faults || read=serializable
     for i in "${nodes[@]}"; do
         case $(node_state "$i") in
             stopped) check_ports "$i"; launch "$i" ;;
             paused) echo "resuming n$i"; signal_node "$i" CONT ;;
         esac
     done
-    wait_until_serving linearizable "${nodes[@]}"
+    wait_until_serving "$read" "${nodes[@]}"
     table
 }
 
@@ -388,6 +421,8 @@ command_restart() {
     if ((2 * running <= ${#voting[@]})); then
         read=serializable
         echo "$running of ${#voting[@]} nodes run, which is no majority: waiting for serializable reads only"
+    elif has_faults; then
+        read=serializable
     fi
     wait_until_serving "$read" "$node"
     echo "n$node serves at $(client_url "$node")"
@@ -506,6 +541,8 @@ main() {
         resume) must_exist; lock; command_signal CONT running "$@" ;;
         restart) must_exist; lock; command_restart "$@" ;;
         logs) command_logs "$@" ;;
+        partition | isolate | cut | slow | flaky | heal) must_exist; lock; cluster_faults "$command" "$@" ;;
+        faults) must_exist; cluster_faults "$command" "$@" ;;
         add) must_exist; lock; command_add "$@" ;;
         remove) must_exist; lock; command_remove "$@" ;;
         replace) must_exist; lock; command_replace "$@" ;;

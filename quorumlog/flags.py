@@ -131,6 +131,13 @@ OPTIONS: Final = (
     ),
     Option("log-level", "info", "one of " + ", ".join(LOG_LEVELS), "LEVEL"),
     Option("insecure", "false", "listen beyond loopback although there is no TLS yet", is_switch=True),
+    Option(
+        "enable-fault-injection",
+        "false",
+        "for tests and demonstrations: let `quorumlog fault` cut, slow and lose what passes between this "
+        "member and others, through a socket in the data directory that only its owner can use",
+        is_switch=True,
+    ),
 )
 
 
@@ -167,6 +174,7 @@ class ServeConfig:
     log_stall_exit_s: int
     state_flush_bytes: int
     snapshot_bytes_per_s_max: int
+    is_fault_injection_enabled: bool
     log_level: str
 
 
@@ -270,6 +278,7 @@ class _Check:
             faults.append(f"--initial-cluster-state {values['initial-cluster-state']!r}: new or existing")
         is_insecure = self._switch("insecure")
         is_strict = self._switch("strict-reconfig-check")
+        is_faulty = self._switch("enable-fault-injection")
         listen_client = self._listen_urls("listen-client-urls", is_insecure)
         listen_peer = self._listen_urls("listen-peer-urls", is_insecure)
         advertise_client = self._advertised("advertise-client-urls", "listen-client-urls", listen_client)
@@ -319,6 +328,7 @@ class _Check:
             log_stall_exit_s=stall_exit_s,
             state_flush_bytes=flush_bytes,
             snapshot_bytes_per_s_max=snapshot_bytes,
+            is_fault_injection_enabled=is_faulty,
             log_level=values["log-level"],
         )
 

@@ -28,8 +28,10 @@ import faulthandler
 import gc
 import logging
 import os
+import random
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -47,6 +49,8 @@ from kvstore import (
     open_or_rebuild,
     publish_member,
 )
+from quorumlog.fault_client import SOCKET_NAME
+from quorumlog.fault_socket import FaultControl, FaultSocket, MemberName
 from quorumlog.flags import ServeConfig, add_options, load
 from quorumlog.join import open_directory
 from quorumlog.loop_watch import LoopWatch
@@ -54,6 +58,7 @@ from quorumlog.restore import read_base
 from raft import (
     ConfigError,
     DataDirectory,
+    FaultyTransport,
     InitialMember,
     InvariantViolation,
     LogStalled,
@@ -63,6 +68,7 @@ from raft import (
     NodeId,
     RaftError,
     Stopping,
+    Transport,
     address_of,
     check_can_listen,
 )
@@ -188,6 +194,8 @@ class _Server:
         """Set by a signal, or by a fatal error in `_fatal`."""
         self._fatal: BaseException | None = None
         self._is_stopping = False
+        self._faults: FaultyTransport | None = None
+        """Only if it was asked for: else nothing stands between the node and its network."""
 
     async def run(self) -> None:
         """Serve until a signal. Raises the fatal error, if one ends it."""
@@ -254,11 +262,17 @@ class _Server:
 
         store.on_failure = state_failed
         node = await Node.start(
-            _node_config(config, directory), store, directory=directory, application_note=base
+            _node_config(config, directory),
+            store,
+            directory=directory,
+            wrap_transport=self._wrap_transport,
+            application_note=base,
         )
         stack.push_async_callback(self._stop_node, node)
         self._watch(stack, node.wait_stopped(), "node")
         store.start()
+        if self._faults is not None:
+            await self._offer_faults(stack, self._faults, node, store)
         await self._wait_replayed(node)
         if self._ended.is_set():
             return
@@ -288,6 +302,29 @@ class _Server:
             ",".join(config.listen_peer_urls),
         )
         self._watch(stack, self._publish(context), "publish")
+
+    def _wrap_transport(self, transport: Transport) -> Transport:
+        if not self._config.is_fault_injection_enabled:
+            return transport
+        self._faults = FaultyTransport(transport, random.Random())
+        return self._faults
+
+    async def _offer_faults(
+        self, stack: AsyncExitStack, faults: FaultyTransport, node: Node, store: Store
+    ) -> None:
+        def members() -> Iterator[MemberName]:
+            published = store.published_members()
+            for node_id, member in node.members.items():
+                name = published[node_id].name if node_id in published else ""
+                yield MemberName(node_id, name, member.peer_urls)
+
+        faults_socket = FaultSocket(self._config.data_dir, FaultControl(node.node_id, faults, members))
+        await faults_socket.start()
+        stack.push_async_callback(faults_socket.stop)
+        logger.warning(
+            "fault injection is enabled: who may write to %s can cut this member off",
+            os.path.join(self._config.data_dir, SOCKET_NAME),
+        )
 
     async def _stop_node(self, node: Node) -> None:
         await node.stop()

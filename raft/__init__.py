@@ -49,8 +49,10 @@ from raft.storage.directory import DataDirectory, InitialMember
 from raft.storage.errors import WrongIdentity
 from raft.storage.inspection import Inspection, Verdict, inspect_directory
 from raft.transport.address import address_of, check_can_listen
+from raft.transport.faulty_transport import FaultyTransport
 from raft.transport.interface import IdentityRefused, ListenError, Transport, TransportStats
 from raft.transport.join import describe_cluster
+from raft.transport.link_faults import Direction, Link, LinkFaultStats, LinkRule
 from raft.transport.memory import MemoryNetwork, MemoryTransport
 from raft.transport.options import TransportOptions
 from raft.transport.peers import ClusterDescription, DescribedMember, DescribeFailed
@@ -69,10 +71,15 @@ __all__ = [
     "DataDirectory",
     "DescribeFailed",
     "DescribedMember",
+    "Direction",
+    "FaultyTransport",
     "IdentityRefused",
     "InitialMember",
     "Inspection",
     "InvariantViolation",
+    "Link",
+    "LinkFaultStats",
+    "LinkRule",
     "ListenError",
     "LogIndex",
     "LogStalled",

@@ -129,6 +129,7 @@ class Node(MemberOperations):
         *,
         directory: DataDirectory | None = None,
         transport: Transport | None = None,
+        wrap_transport: Callable[[Transport], Transport] = lambda transport: transport,
         make_worker: Callable[[str], Worker] = ThreadWorker,
         application_note: bytes = b"",
         factories: NodeFactories = DEFAULT_FACTORIES,
@@ -137,8 +138,9 @@ class Node(MemberOperations):
 
         `directory`: one that the caller has opened (and closes after `stop`), so that its lock
         also guards his state machine's files; if left out the node opens `config.data_dir`. `transport`:
-        another network than gRPC. `application_note`: told to members that are to join, who get it with
-        the description of the cluster. `make_worker`, `factories`: for tests and the simulator. The state
+        another network than gRPC. `wrap_transport`: what to use in its place, around it (FaultyTransport).
+        `application_note`: told to members that are to join, who get it with the description of the
+        cluster. `make_worker`, `factories`: for tests and the simulator. The state
         machine belongs to the node from here on: it is closed by it, also if this raises.
 
         Raises ConfigError, StorageError (see raft.storage.errors: each names the file and what to
@@ -173,7 +175,7 @@ class Node(MemberOperations):
             if directory.is_removed:
                 raise MemberRemoved(REMOVED_TEXT)
             await node._open_log()
-            parts.transport = transport or node._grpc_transport()
+            parts.transport = wrap_transport(transport or node._grpc_transport())
             node._driver = node._make_driver()
             await parts.transport.start(node._driver)
         except BaseException:
