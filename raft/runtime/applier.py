@@ -36,7 +36,7 @@ class StateMachineError(RaftError):
 class Waiting(Protocol):
     """Whoever is told of results: raft.runtime.proposals.Proposals."""
 
-    def applied(self, sequence: int, result: object) -> None: ...
+    def applied(self, sequence: int, result: object, command: Command) -> None: ...
 
     def applied_term(self, term: int) -> None: ...
 
@@ -48,6 +48,7 @@ class _Group(NamedTuple):
     """A slice of the log that is being applied."""
 
     entries: Sequence[Entry]
+    commands: Sequence[Command]
     sequences: list[int]
     """Of each command: ours, or 0 if another node proposed it."""
     work: _Work
@@ -215,8 +216,8 @@ class Applier:
             raise InvariantViolation(f"entry {entries[0].index} is to be applied after {self._begun_index}")
         self._begun_index = applied_index
         if self._apply_sliced is not None:
-            return _Group(entries, sequences, self._apply_sliced(commands, applied_index))
-        return _Group(entries, sequences, _whole(self._machine, commands, applied_index))
+            return _Group(entries, commands, sequences, self._apply_sliced(commands, applied_index))
+        return _Group(entries, commands, sequences, _whole(self._machine, commands, applied_index))
 
     def _step(self, group: _Group) -> bool:
         """Do a slice of `group`; return whether it is done, its results told."""
@@ -230,7 +231,7 @@ class Applier:
             results = stop.value
         except Exception as error:
             raise _fatal("apply", error) from error
-        entries, sequences, _ = group
+        entries, commands, sequences, _ = group
         if len(results) != len(sequences):
             raise StateMachineError(
                 f"the state machine returned {len(results)} results for {len(sequences)} commands"
@@ -240,9 +241,9 @@ class Applier:
             raise StateMachineError(
                 f"the state machine is at {self._machine.applied_index} after it applied {entries[-1].index}"
             )
-        for sequence, result in zip(sequences, results, strict=True):
+        for sequence, result, command in zip(sequences, results, commands, strict=True):
             if sequence:
-                self._waiting.applied(sequence, result)
+                self._waiting.applied(sequence, result, command)
         self._waiting.applied_term(entries[-1].term)
         self._stats.entries_applied += len(entries)
         self._stats.apply_slices += 1

@@ -28,6 +28,7 @@ from functools import partial
 from typing import Protocol, cast
 
 from raft.core.errors import (
+    AcksMissing,
     DropReason,
     Overloaded,
     ProposalDropped,
@@ -38,6 +39,8 @@ from raft.core.messages import ChangeRequest, Message, Propose, StateRequest
 from raft.core.raft import Raft
 from raft.core.ready import Ready, Role, StorageAppend
 from raft.core.types import NO_NODE, LogIndex, LogReader, MembershipChange, NodeId
+from raft.runtime.ack_requests import AckRequest
+from raft.runtime.ack_waits import AckWaits
 from raft.runtime.applier import Applier
 from raft.runtime.config import NodeConfig
 from raft.runtime.deadlines import Deadlines
@@ -110,6 +113,8 @@ class Driver:
         self.stats = stats = NodeStats()
         self._deadlines: Deadlines[int] = Deadlines(config.tick_interval_s, loop.time())
         self._read_deadlines: Deadlines[Barrier] = Deadlines(config.tick_interval_s, loop.time())
+        self._ack_deadlines: Deadlines[int] = Deadlines(config.tick_interval_s, loop.time())
+        self.acks = self._make_acks(members)
         self.proposals = self._make_proposals()
         self.reads = Reads(count_max=config.reads_waiting_max, deadlines=self._read_deadlines, stats=stats)
         self.writer = LogWriter(log, log_worker, stats, self._on_written, self._on_compacted, self._fail)
@@ -143,6 +148,17 @@ class Driver:
         self._next_tick_s = 0.0
         self._next_note_s = 0.0
 
+    def _make_acks(self, members: Members) -> AckWaits:
+        acks = AckWaits(
+            own_id=self._core.node_id,
+            clock=self._loop.time,
+            deadlines=self._ack_deadlines,
+            want=lambda applied: None,
+        )
+        acks.settled(members.view.committed.ack)
+        acks.in_term(self._core.term)
+        return acks
+
     def _make_proposals(self) -> Proposals:
         config = self._config
         return Proposals(
@@ -152,6 +168,7 @@ class Driver:
             batch_count_max=config.proposal_batch_max,
             batch_bytes_max=config.proposal_batch_bytes_max,
             deadlines=self._deadlines,
+            acks=self.acks,
             stats=self.stats,
         )
 
@@ -234,8 +251,10 @@ class Driver:
 
     # What arrives
 
-    def propose(self, command: bytes, timeout_s: float) -> asyncio.Future[object]:
-        future = self.proposals.submit(command, self._loop.time() + timeout_s, self._loop)
+    def propose(
+        self, command: bytes, timeout_s: float, ack: AckRequest | None = None
+    ) -> asyncio.Future[object]:
+        future = self.proposals.submit(command, self._loop.time() + timeout_s, self._loop, ack)
         self.wake()
         return future
 
@@ -353,6 +372,8 @@ class Driver:
         if self._stopped:
             return
         # After the turn: a result that had arrived before the deadline counts.
+        self.acks.tick(now_s)
+        self.acks.overdue(self._ack_deadlines.pop_due(now_s))
         for sequence in self._deadlines.pop_due(now_s):
             self.proposals.expired(sequence)
         self.reads.expire(self._read_deadlines.pop_due(now_s))
@@ -393,6 +414,8 @@ class Driver:
             if outgoing:
                 self._transport.send(outgoing)
             self._apply()
+            if self.acks.has_news:
+                self.acks.judge(self._core.applied_index)
             if self.snapshots is not None:
                 self.snapshots.poll()
         except Exception as error:
@@ -465,7 +488,7 @@ class Driver:
         for sequences, payloads in self.proposals.take_batches():
             try:
                 proposed = self._core.propose(payloads)
-            except (Overloaded, ProposalTooLarge) as error:
+            except (AcksMissing, Overloaded, ProposalTooLarge) as error:
                 self.proposals.refuse(sequences, partial(type(error), str(error)))
             except ProposalDropped:
                 self.proposals.put_back(sequences)
@@ -495,8 +518,10 @@ class Driver:
             self.group.answered(answer)
         if ready.membership is not None:
             self.group.viewed(ready.membership)
+            self.acks.settled(ready.membership.committed.ack)
         if ready.soft_state is not None:
             role, leader, term = ready.soft_state
+            self.acks.in_term(term)
             logger.info(
                 "term %d: this member is %s, the leader is %s",
                 term,
@@ -511,6 +536,7 @@ class Driver:
         applied_index: LogIndex = self.applier.run()
         if applied_index:
             self._core.apply_done(applied_index)
+            self.acks.applied_here()
             self.reads.applied(applied_index)
             self.applier.maybe_flush()
             if self.proposals.has_fresh:

@@ -7,8 +7,8 @@ Where a proposal can be:
     handed      Given to the core in some term, so it is in our log or on its way to the leader.
                 It ends when this node applies it.
 
-    submit -> waiting -> handed -> applied: the caller gets the state machine's result
-                 ^          |
+    submit -> waiting -> handed -> applied: the caller gets the state machine's result, if the ack policy
+                 ^          |               or he himself asks for more: when ack_waits.py has seen it
                  '----------'  refused by the leader, never sent, or *provably* lost
 
 Provably lost: only the leader of exactly the term in which it was handed may append it, and terms
@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from raft.core.errors import (
+    AcksMissing,
     DropReason,
     NotLeader,
     OutcomeUnknown,
@@ -44,7 +45,10 @@ from raft.core.errors import (
 )
 from raft.core.ready import Proposed
 from raft.core.types import Term
+from raft.runtime.ack_requests import AckRequest
+from raft.runtime.ack_waits import AckWaits
 from raft.runtime.deadlines import Deadlines
+from raft.runtime.state_machine import Command
 from raft.runtime.stats import NodeStats
 
 ORIGIN: Final = struct.Struct("<QQ")
@@ -66,11 +70,13 @@ class _Batch:
 
 
 class _Waiter:
-    __slots__ = ("batch", "future", "payload")
+    __slots__ = ("ack", "batch", "future", "payload")
 
-    def __init__(self, future: asyncio.Future[object], payload: bytes) -> None:
+    def __init__(self, future: asyncio.Future[object], payload: bytes, ack: AckRequest | None) -> None:
         self.future = future
         self.payload = payload
+        self.ack = ack
+        """None: the caller wants the bare result."""
         self.batch: _Batch | None = None
         """None while waiting."""
 
@@ -87,14 +93,17 @@ class Proposals:
         batch_count_max: int,
         batch_bytes_max: int,
         deadlines: Deadlines[int],
+        acks: AckWaits,
         stats: NodeStats,
     ) -> None:
+        """`acks`: where those wait on whose policy is not met when they are applied. They count here."""
         self._run_id = run_id
         self._count_max = count_max
         self._bytes_max = bytes_max
         self._batch_count_max = batch_count_max
         self._batch_bytes_max = batch_bytes_max
         self._deadlines = deadlines
+        self._acks = acks
         self._stats = stats
         self._sequence = 0
         self._waiters: dict[int, _Waiter] = {}
@@ -112,7 +121,7 @@ class Proposals:
     @property
     def handed_count(self) -> int:
         """Proposals of which this node must say something true when it stops."""
-        return sum(batch.remaining for batch in self._batches)
+        return sum(batch.remaining for batch in self._batches) + self._acks.count
 
     @property
     def has_fresh(self) -> bool:
@@ -120,22 +129,33 @@ class Proposals:
 
     # From the caller
 
-    def submit(self, command: bytes, due_s: float, loop: asyncio.AbstractEventLoop) -> asyncio.Future[object]:
-        """Take a command. The future ends with its result or a RaftError. Raises Overloaded."""
+    def submit(
+        self,
+        command: bytes,
+        due_s: float,
+        loop: asyncio.AbstractEventLoop,
+        ack: AckRequest | None = None,
+    ) -> asyncio.Future[object]:
+        """Take a command. The future ends with its result, an AckedResult if `ack` is given, or a RaftError.
+        Raises Overloaded."""
         size = ORIGIN_BYTES + len(command)
-        if len(self._waiters) >= self._count_max:
-            raise Overloaded(f"{len(self._waiters)} proposals are waiting here already")
-        if self._waiters and self._bytes + size > self._bytes_max:
-            raise Overloaded(f"proposals of {self._bytes} bytes are waiting here already")
+        count = len(self._waiters) + self._acks.count
+        if count >= self._count_max:
+            raise Overloaded(f"{count} proposals are waiting here already")
+        waiting_bytes = self._bytes + self._acks.bytes
+        if count and waiting_bytes + size > self._bytes_max:
+            raise Overloaded(f"proposals of {waiting_bytes} bytes are waiting here already")
         self._sequence = sequence = self._sequence + 1
         future: asyncio.Future[object] = loop.create_future()
-        self._waiters[sequence] = _Waiter(future, ORIGIN.pack(self._run_id, sequence) + command)
+        self._waiters[sequence] = _Waiter(future, ORIGIN.pack(self._run_id, sequence) + command, ack)
         self._bytes += size
         self._fresh.append(sequence)
         if len(self._fresh) > 2 * self._count_max:
             # Nothing is taken from here while a write hangs in the disk; what has expired stays behind.
             self._fresh = [number for number in self._fresh if number in self._waiters]
         self._deadlines.add(due_s, sequence)
+        if ack is not None:
+            self._acks.expect(ack)
         self._stats.proposals += 1
         return future
 
@@ -206,18 +226,23 @@ class Proposals:
             self._refuse_batch(batch, lambda: Overloaded("the leader holds too much that is uncommitted"))
         elif reason is DropReason.TOO_LARGE:
             self._refuse_batch(batch, lambda: ProposalTooLarge("the leader has a lower limit"))
+        elif reason is DropReason.ACKS_MISSING:
+            self._refuse_batch(batch, lambda: AcksMissing("too few members acknowledge"))
         else:
             self._repeat(batch)
 
-    def applied(self, sequence: int, result: object) -> None:
+    def applied(self, sequence: int, result: object, command: Command) -> None:
         """The command with our run id and `sequence` was applied here."""
         waiter = self._forget(sequence)
         if waiter is None or waiter.future.done():
             return
         if isinstance(result, Exception):
+            # Nothing was written that anybody would have to have.
             waiter.future.set_exception(result)
-        else:
+        elif waiter.ack is None and not self._acks.is_on:
             waiter.future.set_result(result)
+        else:
+            self._acks.begin(sequence, waiter.future, command, result, waiter.ack, len(waiter.payload))
 
     def applied_term(self, term: Term) -> None:
         """Entries through one of `term` were applied, and `applied` was called for each of ours."""
@@ -248,6 +273,7 @@ class Proposals:
         """The deadline of `sequence` has come."""
         waiter = self._waiters.get(sequence)
         if waiter is None:
+            self._acks.expired(sequence)
             return
         self._stats.proposals_expired += 1
         if waiter.batch is None:
@@ -270,6 +296,7 @@ class Proposals:
             self._fail(
                 sequence, OutcomeUnknown("this node stopped; the command may yet be applied by others")
             )
+        self._acks.fail_all()
 
     # Inside
 
@@ -283,6 +310,8 @@ class Proposals:
         if waiter is None:
             return None
         self._bytes -= len(waiter.payload)
+        if waiter.ack is not None:
+            self._acks.left(waiter.ack)
         batch = waiter.batch
         if batch is not None:
             batch.remaining -= 1

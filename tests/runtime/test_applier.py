@@ -52,7 +52,7 @@ class Waiting:
     def __init__(self) -> None:
         self.results: dict[int, object] = {}
 
-    def applied(self, sequence: int, result: object) -> None:
+    def applied(self, sequence: int, result: object, command: Command) -> None:
         self.results[sequence] = result
 
     def applied_term(self, term: int) -> None: ...

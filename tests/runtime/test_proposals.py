@@ -20,8 +20,10 @@ from raft.core.errors import (
     Stopping,
 )
 from raft.core.ready import Proposed
+from raft.runtime.ack_waits import AckWaits
 from raft.runtime.deadlines import Deadlines
 from raft.runtime.proposals import ORIGIN, ORIGIN_BYTES, Proposals
+from raft.runtime.state_machine import Command
 from raft.runtime.stats import NodeStats
 
 RUN_ID = 4711
@@ -38,7 +40,10 @@ class Table:
             "batch_bytes_max": 1 << 16,
             **limits,
         }
-        self.table = Proposals(run_id=RUN_ID, deadlines=self.deadlines, stats=self.stats, **settings)
+        self.acks = AckWaits(own_id=1, clock=lambda: 0.0, deadlines=Deadlines(1.0, 0.0), want=lambda _: None)
+        self.table = Proposals(
+            run_id=RUN_ID, deadlines=self.deadlines, acks=self.acks, stats=self.stats, **settings
+        )
 
     def submit(self, command: bytes = b"x", due_s: float = 5.0) -> asyncio.Future[object]:
         return self.table.submit(command, due_s, asyncio.get_running_loop())
@@ -50,6 +55,9 @@ class Table:
         [(sequences, _)] = self.take()
         self.table.handed(sequences, Proposed(term, 0 if ticket else first_index, ticket))
         return sequences
+
+    def applied(self, sequence: int, result: object, index: int = 1, term: int = 1) -> None:
+        self.table.applied(sequence, result, Command(index, term, b""))
 
     def expire(self, now_s: float) -> None:
         for sequence in self.deadlines.pop_due(now_s):
@@ -88,11 +96,11 @@ async def test_the_result_goes_to_the_caller_and_an_exception_is_raised() -> Non
     t = Table()
     good, bad = t.submit(), t.submit()
     first, second = t.hand(3)
-    t.table.applied(first, "result")
-    t.table.applied(second, KeyError("refused by the machine"))
+    t.applied(first, "result")
+    t.applied(second, KeyError("refused by the machine"))
     assert outcome(good) == "result" and isinstance(outcome(bad), KeyError)
     assert len(t.table) == 0 and t.table.handed_count == 0
-    t.table.applied(first, "again")  # of no one's concern any more
+    t.applied(first, "again")  # of no one's concern any more
 
 
 async def test_batches_are_cut_at_the_limits() -> None:
@@ -143,7 +151,7 @@ async def test_a_caller_who_went_away_before_it_was_handed_is_forgotten() -> Non
     t.submit().cancel()
     kept = t.submit()
     [sequence] = t.hand(1)
-    t.table.applied(sequence, 1)
+    t.applied(sequence, 1)
     assert outcome(kept) == 1 and len(t.table) == 0
 
 
@@ -162,7 +170,7 @@ async def test_a_refused_batch_is_proposed_again(reason: DropReason) -> None:
     t.table.dropped(7, reason)  # an answer to the first attempt, late
     t.table.retry_backlog()
     assert t.take() == []
-    t.table.applied(sequences[0], "done")
+    t.applied(sequences[0], "done")
     assert outcome(future) == "done" and t.stats.proposals_repeated == 1
 
 
@@ -189,15 +197,15 @@ async def test_an_entry_of_a_higher_term_proves_the_loss_of_what_was_not_applied
     first, second = t.hand(3, ticket=ticket)
     later = t.submit(b"c")
     [third] = t.hand(4, ticket=ticket + 1 if ticket else 0)
-    t.table.applied(first, 1)
+    t.applied(first, 1)
     t.table.applied_term(3)
     t.table.retry_backlog()
     assert t.take() == [], "an entry of the same term proves nothing"
     t.table.applied_term(4)
     assert t.table.has_fresh, "whoever leads now can have it at once"
     assert t.hand(4, ticket=9) == [second], "only what was handed in an older term is lost"
-    t.table.applied(second, 2)
-    t.table.applied(third, 3)
+    t.applied(second, 2)
+    t.applied(third, 3)
     assert [outcome(future) for future in (applied, lost, later)] == [1, 2, 3]
 
 
@@ -257,7 +265,7 @@ async def test_each_proposal_is_in_one_place_and_is_never_applied_twice(seed: in
     def apply(sequence: int) -> None:
         assert sequence not in applied, "applied twice"
         applied.append(sequence)
-        t.table.applied(sequence, sequence)
+        t.applied(sequence, sequence)
 
     for _ in range(150):
         event = source.choice(
