@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from raft.core import messages as m
 from raft.core.errors import RaftError
 from raft.core.types import NodeId
+from raft.transport.faulty_transport import FaultyTransport
 from raft.transport.grpc_transport import GrpcTransport
 from raft.transport.interface import Pipe, PipeBroken, Transport
 from raft.transport.memory import MemoryNetwork
@@ -143,13 +144,16 @@ def no_tasks_left() -> None:
 
 @asynccontextmanager
 async def joined(kind: str) -> AsyncIterator[tuple[End, End]]:
-    """Members 1 and 2, started, on "grpc" or in "memory"."""
-    if kind == "grpc":
+    """Members 1 and 2, started, on "grpc" or in "memory"; "faulty" before it: faults may be put between."""
+    if kind.endswith("grpc"):
         ports = dict(enumerate(free_ports(2), 1))
         ends: list[End] = [GrpcEnd(1, ports), GrpcEnd(2, ports)]
     else:
         network = MemoryNetwork()
         ends = [End(network.transport(1)), End(network.transport(2))]
+    if kind.startswith("faulty"):
+        for end in ends:
+            end.transport = FaultyTransport(end.transport, random.Random(0))
     for end in ends:
         await end.start()
     try:
