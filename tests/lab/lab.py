@@ -81,6 +81,7 @@ class CutTrial(Trial):
         self.words: Counter[str] = Counter()
         self.patience_s = ASKED_S_MAX
         self.clients_each = 2
+        self._rng = random.Random(1)
         self._asked = 0
 
     async def begin(self) -> None:
@@ -88,8 +89,9 @@ class CutTrial(Trial):
         await self.cluster.wait_healthy()
         await self.cluster.learn_ids()
 
-    def load(self, rng: random.Random) -> KeptLoad:
-        """Return clients, not running yet: some for every member."""
+    def load(self, rng: random.Random | None = None) -> KeptLoad:
+        """Return clients, not running yet: some for every member. They write what none wrote before."""
+        rng = rng or self._rng
         size = len(self.nodes)
         return KeptLoad(
             self.cluster,

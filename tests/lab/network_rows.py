@@ -39,7 +39,7 @@ class NetworkRow(NamedTuple):
 async def in_a_cut(trial: CutTrial, links: Collection[Link], *, must_go_on: bool = True) -> Seen:
     """Cut the network under load, see who goes on and ask who cannot, heal it, and check everything."""
     seen = Seen()
-    async with trial.load(random.Random(1)) as load:
+    async with trial.load() as load:
         await load.wait_acknowledged(LOADED_WRITES)
         trial.cut(links)
         may = trial.may_answer()
@@ -135,7 +135,7 @@ async def partial_mesh(trial: CutTrial) -> list[str]:
 
 async def swizzle(trial: CutTrial) -> list[str]:
     source = random.Random(5)
-    async with trial.load(source) as load:
+    async with trial.load() as load:
         for _ in range(SWIZZLES):
             for _, links in shapes.swizzle(trial.nodes, source):
                 trial.cut(links)
@@ -153,7 +153,7 @@ async def flapping(trial: CutTrial) -> list[str]:
     order = await _leader_first(trial)
     links = apart([order[:2], order[2:]])
     before = await term(trial, trial.nodes)
-    async with trial.load(random.Random(11)) as load:
+    async with trial.load() as load:
         end_s = time.monotonic() + FLAPPING_S
         while time.monotonic() < end_s:
             trial.cut(() if trial.wires.links_cut else links)
@@ -180,7 +180,7 @@ async def loss(trial: CutTrial) -> list[str]:
     lines = []
     for percent in LOSSES_PERCENT:
         before = await term(trial, trial.nodes)
-        async with trial.load(random.Random(6)) as load:
+        async with trial.load() as load:
             trial.wires.lose(percent)
             await asyncio.sleep(LOSING_S)
             meanwhile = load.acknowledged
@@ -195,7 +195,7 @@ async def loss(trial: CutTrial) -> list[str]:
 
 async def half_lost(trial: CutTrial) -> list[str]:
     before = await term(trial, trial.nodes)
-    async with trial.load(random.Random(7)) as load:
+    async with trial.load() as load:
         trial.wires.lose(50.0)
         await asyncio.sleep(LOSING_S)
         meanwhile = load.acknowledged
@@ -209,7 +209,7 @@ async def half_lost(trial: CutTrial) -> list[str]:
 
 async def narrow(trial: CutTrial) -> list[str]:
     before = await term(trial, trial.nodes)
-    async with trial.load(random.Random(8)) as load:
+    async with trial.load() as load:
         trial.wires.limit(NARROW_KBIT_PER_S)
         await asyncio.sleep(LOSING_S)
         meanwhile = load.acknowledged
@@ -228,7 +228,7 @@ async def half_open(trial: CutTrial) -> list[str]:
     """Leader and follower hear nothing of each other, and no reset tells either. Others hear both."""
     leader, follower, *_ = await _leader_first(trial)
     before = await term(trial, trial.nodes)
-    async with trial.load(random.Random(9)) as load:
+    async with trial.load() as load:
         await load.wait_acknowledged(LOADED_WRITES)
         trial.cut(apart([{leader}, {follower}]))
         goes_on_s = await trial.goes_on(load, set(trial.nodes) - {follower})
