@@ -52,6 +52,8 @@ usage: ./cluster.sh COMMAND
   wipe           end all nodes and remove the cluster with all its data
   wipe I         remove the data of node I, which must be stopped
   ctl ARGS...    the command `quorumlog ARGS...` with this cluster's endpoints
+  demo NAME      show what clients are told while something breaks, with a cluster of its own that it ends
+                 again: partition, failover. Less than a minute; leaves one HTML file
   help           this text
 
 Node I has the client URL http://127.0.0.1:P with P = 2379 + 10(I-1), and its peer URL on port P + 1.
@@ -522,6 +524,11 @@ command_wipe() {
     echo "wiped"
 }
 
+command_demo() {
+    "$top/setup.sh"
+    exec "$top/.venv/bin/python" "$top/bench/demo/__main__.py" "$@"
+}
+
 command_ctl() {
     must_exist
     ctl "$@"
@@ -530,7 +537,10 @@ command_ctl() {
 main() {
     local command=${1:-help}
     [[ $# -eq 0 ]] || shift
-    case $command in help | -h | --help) usage; return ;; esac
+    case $command in
+        help | -h | --help) usage; return ;;
+        demo) command_demo "$@" ;; # it has nothing to do with the cluster that may be here
+    esac
     load
     case $command in
         start) command_start "$@" ;;

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import grpc.aio
 
 from bench.demo.record import Answer, Kind, Outcome, Recording, Role, Sight
-from kvstore.checking.history import History, Operation, Put, Range, Request
+from kvstore.checking.history import Operation, Put, Range, Request
 from tests.process.cluster import LocalCluster
 from tests.process.rpc import Rpc
 from tests.process.workload import perform
@@ -35,7 +35,7 @@ class Clients:
     """Three at each node, from `start` to `stop`. Times count from the construction."""
 
     def __init__(self, cluster: LocalCluster, recording: Recording, *, deadline_s: float) -> None:
-        self.history = History()
+        self.history = recording.history
         self.deadline_s = deadline_s
         self._cluster = cluster
         self._recording = recording

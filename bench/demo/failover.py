@@ -90,18 +90,32 @@ def _conclude(recording: Recording) -> None:
         0,
         Section(
             "What is to be learnt",
-            (
-                "A leader that dies takes nothing with it that was acknowledged: a majority has it on disk, "
-                "every later leader is elected by a majority, and two majorities share a node.",
-                "Nobody waited for the election timeout (1 to 2 seconds here, as in etcd). Where the process "
-                "is gone, its port refuses connections; the others find that out at once, forget the leader "
-                "and elect another. A machine without power refuses nothing: there the timeout counts.",
-                "etcd 3.5.1 waits for its timeout in both cases. bench/failover.py kills leaders of both in "
-                "turns on your machine and draws all times; docs/bench.md says how it measures.",
-                "The old leader comes back with its own disk and simply follows. What stood at the end of "
-                "its log, never acknowledged, is cut off if the others went on without it. (With MySQL's "
-                "semi-synchronous replication such a source is to be thrown away: it may hold transactions "
-                "that nobody acknowledged, and commits them when it starts.)",
+            points=(
+                (
+                    "Nothing is lost",
+                    "A leader that dies takes nothing with it that was acknowledged: a majority has it on "
+                    "disk, every later leader is elected by a majority, and two majorities share a node.",
+                ),
+                (
+                    "Nobody waited",
+                    "The election timeout is 1 to 2 seconds here, as in etcd. But where the process is "
+                    "gone its port refuses connections. The others find that out at once, forget the "
+                    "leader and elect another. A machine without power refuses nothing: there the timeout "
+                    "counts.",
+                ),
+                (
+                    "Beside etcd",
+                    "etcd 3.5.1 waits for its timeout in both cases. bench/failover.py kills leaders of "
+                    "both in turns on your machine and draws all times; docs/bench.md says how it "
+                    "measures.",
+                ),
+                (
+                    "The old leader comes back",
+                    "It starts with the disk it had, and follows. What stood at the end of its log and "
+                    "was never acknowledged is cut off if the others went on without it. With MySQL's "
+                    "semi-synchronous replication such a source is to be thrown away: it may hold "
+                    "transactions that nobody acknowledged, and commits them when it starts.",
+                ),
             ),
         ),
     )

@@ -30,7 +30,7 @@ LANE: Final = 56
 BINS_WRITE: Final = 130
 BINS_READ: Final = 60
 """In the whole width. A track of reads shows only whether there were any."""
-CHAR: Final = 6.6
+CHAR: Final = 7.0
 """Width of a character of a label, roughly."""
 MARKS_APART: Final = 9.0
 TRACK_NAMES: Final[dict[Kind, str]] = {"write": "writes", "read": "reads", "stale read": "stale reads"}

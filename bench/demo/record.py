@@ -1,4 +1,4 @@
-"""What a demonstration saw. Plain values: a report is made of these alone, and a test makes them up.
+"""What a demonstration saw. A report is made of these plain values alone, and a test makes them up.
 
 Times are seconds since the clients began.
 """
@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, Literal, NamedTuple, get_args
+
+from kvstore.checking.history import History
 
 Kind = Literal["write", "read", "stale read"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -95,6 +97,8 @@ class Section:
 
     title: str
     paragraphs: tuple[str, ...] = ()
+    points: tuple[tuple[str, str], ...] = ()
+    """A word and what it stands for."""
     table: Table | None = None
 
 
@@ -126,6 +130,8 @@ class Recording:
     figures: list[Figure] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
     conditions: str = ""
+    history: History = field(default_factory=History)
+    """What the checkers are given: each call with all that was asked and answered."""
     end_s: float = 0.0
 
 

@@ -140,7 +140,9 @@ def _quoted(line: Refusal) -> str:
 
 def _section(section: Section) -> str:
     paragraphs = "".join(f"<p>{escape(text)}</p>" for text in section.paragraphs)
-    return f"<section><h2>{escape(section.title)}</h2>{paragraphs}{_table(section.table)}</section>"
+    points = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in section.points)
+    points = f"<dl>{points}</dl>" if points else ""
+    return f"<section><h2>{escape(section.title)}</h2>{paragraphs}{points}{_table(section.table)}</section>"
 
 
 def _table(table: Table | None) -> str:

@@ -15,12 +15,21 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, Literal, TextIO
 
 from bench.demo.clients import counts
-from bench.demo.record import Answer, Outcome, Recording, Sight
+from bench.demo.record import Answer, Kind, Outcome, Recording
 
 REDRAW_EVERY_S = 0.2
 WIDTH_MAX = 110
 RECENT_S = 1.5
 """What came longer ago than that is not what a node answers "now"."""
+
+ROOMY = 100
+"""Characters; where there are fewer, the table does without its last column of numbers."""
+_COLUMNS: Final[tuple[tuple[str, Kind, Outcome], ...]] = (
+    ("writes: ok", "write", "acknowledged"),
+    ("refused", "write", "refused"),
+    ("unknown", "write", "unknown"),
+    ("reads: ok", "read", "acknowledged"),
+)
 
 Ink = Literal["strong", "good", "bad", "odd", "faint"]
 _SEQUENCES: Final[Mapping[Ink, str]] = {
@@ -119,25 +128,22 @@ class Screen:
         return min(WIDTH_MAX, shutil.get_terminal_size((WIDTH_MAX, 24)).columns - 1)
 
     def _table(self, recording: Recording, now_s: float) -> list[str]:
-        columns = ("writes: ok", 10), ("refused", 8), ("unknown", 8), ("reads: ok", 10)
-        head = f"{'':4} {'says it is':14}  {' '.join(name.rjust(width) for name, width in columns)}  now"
-        lines = [self._ink("faint", head[: self._width()])]
-        newest: dict[str, Sight] = {
-            sight.node: sight for sight in recording.sights[-20 * len(recording.nodes) :]
-        }
+        """Lines that fit: one that the terminal breaks in two would spoil the next drawing."""
+        width = self._width()
+        columns = _COLUMNS[: len(_COLUMNS) - (width < ROOMY)]
+        head = f"{'':4} {'says it is':14} {''.join(name.rjust(12) for name, _, _ in columns)}  now"
+        lines = [self._ink("faint", head[:width])]
+        newest = {sight.node: sight for sight in recording.sights[-20 * len(recording.nodes) :]}
         for node in recording.nodes:
             found = counts(recording.answers, node)
             sight = newest.get(node)
             says: str = "" if sight is None else sight.role
             if sight is not None and sight.role == "leader":
                 says = f"leader, term {sight.term}"
-            row = (
-                f"{node:4} {says:14}  {found.get(('write', 'acknowledged'), 0):10,}"
-                f" {found.get(('write', 'refused'), 0):8,} {found.get(('write', 'unknown'), 0):8,}"
-                f" {found.get(('read', 'acknowledged'), 0):10,}  "
-            )
+            numbers = "".join(f"{found.get((kind, outcome), 0):12,}" for _, kind, outcome in columns)
+            row = f"{node:4} {says:14} {numbers}  "[:width]
             now, ink = _now(recording.answers, node, now_s)
-            lines.append(row + self._ink(ink, now[: max(0, self._width() - len(row))]))
+            lines.append(row + self._ink(ink, now[: width - len(row)]))
         return lines
 
 
@@ -148,7 +154,8 @@ def _now(answers: Sequence[Answer], node: str, now_s: float) -> tuple[str, Ink]:
             continue
         took = f"after {answer.end_s - answer.begin_s:.1f} s"
         if answer.outcome != "acknowledged":
-            return f"{answer.outcome} {took}: {answer.words}", _INK_OF[answer.outcome]
+            words = answer.words.partition(": ")[2] or answer.words  # the code's name stands in the report
+            return f"{answer.outcome} {took}: {words}", _INK_OF[answer.outcome]
         if now_s - answer.end_s > RECENT_S:
             return f"no answer for {now_s - answer.end_s:.1f} s", "odd"
         return "acknowledged", "good"

@@ -190,7 +190,7 @@ async def _check_equality(stage: Stage) -> bool:
                 f"{'Yes' if is_equal else 'NO'}. Each node was asked for a hash of everything it stores, "
                 f"with its history, as of revision {revision:,} (etcd's HashKV).",
             ),
-            Table(("node", "hash"), tuple(rows)),
+            table=Table(("node", "hash"), tuple(rows)),
         )
     )
     return is_equal

@@ -31,52 +31,40 @@ h1 { margin: 0 0 10px; font-size: clamp(28px, 4vw, 42px); line-height: 1.12; let
 .headline { max-width: 62em; margin: 0 0 26px; font-size: 18.5px; }
 h2 { margin: 46px 0 8px; font-size: 21px; letter-spacing: -.01em; }
 section > p { max-width: 72ch; margin: 0 0 11px; }
-code { font: .92em ui-monospace, "DejaVu Sans Mono", Menlo, monospace; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px;
-  margin: 0 0 26px; padding: 0; list-style: none; }
-.figures li { padding: 15px 18px 14px; background: var(--card); border: 1px solid var(--rule);
-  border-radius: 10px; }
-.figures strong { display: block; font-size: 31px; line-height: 1.15; letter-spacing: -.02em;
-  font-variant-numeric: tabular-nums; }
-.figures span { font-size: 14px; line-height: 1.35; color: var(--soft); display: block; margin-top: 3px; }
-figure { margin: 0; padding: 18px 18px 12px; background: var(--card); border: 1px solid var(--rule);
-  border-radius: 12px; }
-figcaption { max-width: 92ch; margin: 8px 0 4px; font-size: 14px; color: var(--soft); }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 26px; margin: 0 0 10px; padding: 0; list-style: none;
-  font-size: 14px; }
-.legend li { display: flex; align-items: center; gap: 8px; }
-.scroll { overflow-x: auto; }
-.scroll > svg { display: block; width: 100%; min-width: 860px; height: auto; }
-table { border-collapse: collapse; font-size: 14.5px; margin-top: 6px; }
-th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 1.5px solid var(--rule); }
-th, td { padding: 6px 22px 6px 0; vertical-align: top; }
-td { border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
-td.number { text-align: right; white-space: nowrap; }
-q { font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; }
-.words td { white-space: nowrap; } .words td:nth-child(4) { white-space: normal; min-width: 26em; }
-.refused-text { color: var(--no); font-weight: 600; } .unknown-text { color: var(--open); font-weight: 600; }
-footer { margin-top: 50px; padding-bottom: 40px; font-size: 13.5px; color: var(--soft); }
-footer p { margin: 0 0 4px; padding-top: 0; }
-svg text { font-size: 12px; fill: var(--ink); }
-svg .node { font-size: 21px; font-weight: 680; letter-spacing: -.01em; }
-svg .track-name, svg .tick, svg .side { fill: var(--soft); font-size: 11.5px; }
-svg .track { fill: var(--track); }
-svg .grid { stroke: var(--rule); stroke-width: 1; }
-svg path.acknowledged, svg rect.acknowledged { fill: var(--ok); }
-svg .wait { stroke-width: 2.4; } svg .sign { fill: none; stroke-width: 2.1; stroke-linecap: round; }
-svg .refused { stroke: var(--no); } svg .unknown { stroke: var(--open); }
-svg .unknown .wait { stroke-dasharray: 4 2.5; } svg .ring { fill: var(--card); }
-svg .unreached .sign { fill: var(--none); }
-svg .reign { fill: var(--reign); }
-svg .reign-text { fill: var(--reign-ink); font-weight: 600; font-size: 11.5px; }
-svg .bracket { stroke: var(--ink); stroke-width: 1.3; fill: none; } svg .paper { fill: var(--card); }
-svg .span { font-weight: 600; }
-svg .moment { stroke-width: 1.3; } svg .moment.fault { stroke: var(--no); }
-svg .moment.step { stroke: var(--soft); stroke-dasharray: 3 3; }
-svg .flag { font-weight: 600; } svg .flag.fault { fill: var(--no); } svg .flag.step { fill: var(--ink); }
-svg .dot.fault { fill: var(--no); } svg .dot.step { fill: var(--soft); }
-svg .side-name { font-size: 12px; font-weight: 600; fill: var(--soft); }
-svg .cut { stroke: var(--no); stroke-width: 2; stroke-dasharray: 9 5; }
-svg .hatch { stroke: var(--none); stroke-width: 3; opacity: .5; }
+dl { display: grid; grid-template-columns: minmax(120px, 190px) minmax(0, 78ch); gap: 14px 26px; margin:
+14px 0 0; } dt { font-weight: 680; border-top: 1.5px solid var(--ink); padding-top: 6px; } dd { margin: 0;
+padding-top: 6px; border-top: 1px solid var(--rule); } @media (max-width: 700px) { dl { display: block; } dt
+{ margin-top: 14px; } } code { font: .92em ui-monospace, "DejaVu Sans Mono", Menlo, monospace; } .figures {
+display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px;   margin: 0 0 26px;
+padding: 0; list-style: none; } .figures li { padding: 15px 18px 14px; background: var(--card); border: 1px
+solid var(--rule);   border-radius: 10px; } .figures strong { display: block; font-size: 31px; line-height:
+1.15; letter-spacing: -.02em;   font-variant-numeric: tabular-nums; } .figures span { font-size: 14px;
+line-height: 1.35; color: var(--soft); display: block; margin-top: 3px; } figure { margin: 0; padding: 18px
+18px 12px; background: var(--card); border: 1px solid var(--rule);   border-radius: 12px; } figcaption {
+max-width: 92ch; margin: 8px 0 4px; font-size: 14px; color: var(--soft); } .legend { display: flex;
+flex-wrap: wrap; gap: 4px 26px; margin: 0 0 10px; padding: 0; list-style: none;   font-size: 14px; } .legend
+li { display: flex; align-items: center; gap: 8px; } .scroll { overflow-x: auto; } .scroll > svg { display:
+block; width: 100%; min-width: 860px; height: auto; } table { border-collapse: collapse; font-size: 14.5px;
+margin-top: 6px; } th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 1.5px solid
+var(--rule); } th, td { padding: 6px 22px 6px 0; vertical-align: top; } td { border-bottom: 1px solid
+var(--rule); font-variant-numeric: tabular-nums; } td.number { text-align: right; white-space: nowrap; } q {
+font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; } .words td { white-space: nowrap; }
+.words td:nth-child(4) { white-space: normal; min-width: 26em; } .refused-text { color: var(--no);
+font-weight: 600; } .unknown-text { color: var(--open); font-weight: 600; } footer { margin-top: 50px;
+padding-bottom: 40px; font-size: 13.5px; color: var(--soft); } footer p { margin: 0 0 4px; padding-top: 0; }
+svg text { font-size: 12px; fill: var(--ink); } svg .node { font-size: 21px; font-weight: 680;
+letter-spacing: -.01em; } svg .track-name, svg .tick, svg .side { fill: var(--soft); font-size: 11.5px; }
+svg .track { fill: var(--track); } svg .grid { stroke: var(--rule); stroke-width: 1; } svg
+path.acknowledged, svg rect.acknowledged { fill: var(--ok); } svg .wait { stroke-width: 2.4; } svg .sign {
+fill: none; stroke-width: 2.1; stroke-linecap: round; } svg .refused { stroke: var(--no); } svg .unknown {
+stroke: var(--open); } svg .unknown .wait { stroke-dasharray: 4 2.5; } svg .ring { fill: var(--card); } svg
+.unreached .sign { fill: var(--none); } svg .reign { fill: var(--reign); } svg .reign-text { fill:
+var(--reign-ink); font-weight: 600; font-size: 11.5px; } svg .bracket { stroke: var(--ink); stroke-width:
+1.3; fill: none; } svg .paper { fill: var(--card); } svg .span { font-weight: 600; } svg .moment {
+stroke-width: 1.3; } svg .moment.fault { stroke: var(--no); } svg .moment.step { stroke: var(--soft);
+stroke-dasharray: 3 3; } svg .flag { font-weight: 600; } svg .flag.fault { fill: var(--no); } svg .flag.step
+{ fill: var(--ink); } svg .dot.fault { fill: var(--no); } svg .dot.step { fill: var(--soft); } svg
+.side-name { font-size: 12px; font-weight: 600; fill: var(--soft); } svg .cut { stroke: var(--no);
+stroke-width: 2; stroke-dasharray: 9 5; } svg .hatch { stroke: var(--none); stroke-width: 3; opacity: .5; }
 @media print { body { background: white; } figure { break-inside: avoid; } }
 """

@@ -57,7 +57,9 @@ def recorded(words: str = "UNAVAILABLE: etcdserver: no leader") -> Recording:
     recording.headline = f"It was cut. {words}"
     recording.is_good = True
     recording.figures = [Figure(f"4 {words}", f"seconds {words}")]
-    recording.sections = [Section(f"Equal? {words}", (f"Yes. {words}",), Table(("node",), ((words,),)))]
+    recording.sections = [
+        Section(f"Equal? {words}", (f"Yes. {words}",), ((words, words),), Table(("node",), ((words,),)))
+    ]
     recording.conditions = f"on a machine {words}"
     return recording
 

@@ -22,7 +22,19 @@ ROOT = Path(__file__).resolve().parents[2]
 PORTS_PER_CLUSTER = 100
 
 NODE_COMMANDS = ["kill", "pause", "resume", "restart", "logs"]
-COMMANDS = ["start", "status", "stop", *NODE_COMMANDS, "add", "remove", "replace", "wipe", "ctl", "help"]
+COMMANDS = [
+    "start",
+    "status",
+    "stop",
+    *NODE_COMMANDS,
+    "add",
+    "remove",
+    "replace",
+    "wipe",
+    "ctl",
+    "demo",
+    "help",
+]
 
 
 @dataclass
