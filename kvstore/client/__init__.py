@@ -7,6 +7,14 @@ async with Client("127.0.0.1:2379,127.0.0.1:2389") as client:
     result = await client.txn(txn)
 """
 
+from kvstore.client.acks import (
+    AckMember,
+    AckRule,
+    AckSettings,
+    AckStatus,
+    AckWish,
+    LeaderAck,
+)
 from kvstore.client.client import CONNECT_TIMEOUT_S, PAGE_KEYS, TIMEOUT_S, Client
 from kvstore.client.connection import NoConnection
 from kvstore.client.errors import (
@@ -14,6 +22,7 @@ from kvstore.client.errors import (
     AppliedWithFault,
     ClientError,
     OutcomeUnknown,
+    PolicyUnmet,
     RequestRefused,
     Unavailable,
 )
@@ -30,6 +39,7 @@ from kvstore.client.operations import (
     prefix_range,
 )
 from kvstore.client.results import (
+    AckReport,
     DeleteResult,
     HashKVResult,
     Header,
@@ -49,6 +59,12 @@ __all__ = [
     "EVERY_KEY_FROM",
     "PAGE_KEYS",
     "TIMEOUT_S",
+    "AckMember",
+    "AckReport",
+    "AckRule",
+    "AckSettings",
+    "AckStatus",
+    "AckWish",
     "Applied",
     "AppliedWithFault",
     "Client",
@@ -59,6 +75,7 @@ __all__ = [
     "HashKVResult",
     "Header",
     "KeyValue",
+    "LeaderAck",
     "Member",
     "MemberAddResult",
     "MemberListResult",
@@ -67,6 +84,7 @@ __all__ = [
     "OpResult",
     "Operation",
     "OutcomeUnknown",
+    "PolicyUnmet",
     "Put",
     "PutResult",
     "Range",

@@ -12,20 +12,20 @@ until `timeout_s`; when no endpoint can even be connected to, the call fails at 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import NoReturn, TypeVar
 
 from google.protobuf.message import Message
 
+from kvstore.client import acks, results
 from kvstore.client import connection as wire
-from kvstore.client import results
 from kvstore.client.connection import Connection, Metadata, Method, NoConnection
 from kvstore.client.endpoints import check_endpoints
-from kvstore.client.errors import ClientError, OutcomeUnknown, Unavailable
+from kvstore.client.errors import AppliedWithFault, ClientError, OutcomeUnknown, Unavailable
 from kvstore.client.operations import Delete, Put, Range, SortOrder, SortTarget, Txn
-from kvstore.pb import backup_pb2, cluster_pb2, rpc_pb2
+from kvstore.pb import ack_pb2, backup_pb2, cluster_pb2, rpc_pb2
 
 CONNECT_TIMEOUT_S = 2.0
 """etcdctl's --dial-timeout."""
@@ -44,7 +44,10 @@ _ROUND_S_MIN = 0.5
 """No round begins with less time than this. A write sent just before the end would find no time for
 its answer, and turn a certain "not applied" of the round before into "unknown"."""
 
+_NO_ACKS_TEXT = "the server says nothing of acknowledgements: it is not quorumlog, or an old one"
+
 Response = TypeVar("Response", bound=Message)
+Answer = TypeVar("Answer")
 
 
 class Client:
@@ -104,12 +107,30 @@ class Client:
         prev_kv: bool = False,
         ignore_value: bool = False,
         ignore_lease: bool = False,
+        ack: acks.AckWish | None = None,
         timeout_s: float | None = None,
     ) -> results.PutResult:
-        """Set `key`. See operations.Put."""
+        """Set `key`. See operations.Put. `ack`: see acks.AckWish; also of delete and txn."""
         operation = Put(key, value, lease, prev_kv, ignore_value, ignore_lease)
-        response = await self._write(wire.PUT, operation.to_request(), timeout_s)
-        return results.put_from(response)
+        return results.put_from(*await self._acked_write(wire.PUT, operation.to_request(), ack, timeout_s))
+
+    async def put_leader_acked(
+        self, key: bytes, value: bytes = b"", *, timeout_s: float | None = None
+    ) -> acks.LeaderAck:
+        """Set `key`, and return when the leader alone has it on its disk: it may be lost. Refused where
+        the leader was not started with --unsafe-allow-leader-ack. See docs/ack-policy.md first."""
+        request = Put(key, value).to_request()
+        _, trailers = await self._write_with_trailers(wire.PUT, request, timeout_s, acks.LEADER_ACK)
+        found = acks.leader_ack_from(trailers)
+        if found is None:
+            raise AppliedWithFault(_NO_ACKS_TEXT, code="OK")
+        return found
+
+    async def confirm_write(self, write: acks.LeaderAck, *, timeout_s: float | None = None) -> acks.Fate:
+        """Return what became of a write that the leader alone had acknowledged; "unknown" if the log does not
+        reach so far back any more."""
+        request = ack_pb2.ConfirmWriteRequest(term=write.term, index=write.index)
+        return acks.fate_from(await self._read(wire.CONFIRM_WRITE, request, wire.REQUIRE_LEADER, timeout_s))
 
     async def get(
         self,
@@ -201,21 +222,22 @@ class Client:
         range_end: bytes = b"",
         *,
         prev_kv: bool = False,
+        ack: acks.AckWish | None = None,
         timeout_s: float | None = None,
     ) -> results.DeleteResult:
         """Delete the keys in [key, range_end)."""
         request = Delete(key, range_end, prev_kv).to_request()
-        return results.delete_from(await self._write(wire.DELETE_RANGE, request, timeout_s))
+        return results.delete_from(*await self._acked_write(wire.DELETE_RANGE, request, ack, timeout_s))
 
-    async def txn(self, txn: Txn, *, timeout_s: float | None = None) -> results.TxnResult:
+    async def txn(
+        self, txn: Txn, *, ack: acks.AckWish | None = None, timeout_s: float | None = None
+    ) -> results.TxnResult:
         """Carry out a transaction. One without a write in either branch is treated as a read."""
         request = txn.to_request()
         if txn.is_write:
-            response = await self._write(wire.TXN_WRITE, request, timeout_s)
-        else:
-            metadata = () if txn.is_serializable else wire.REQUIRE_LEADER
-            response = await self._read(wire.TXN_READ, request, metadata, timeout_s)
-        return results.txn_from(response)
+            return results.txn_from(*await self._acked_write(wire.TXN_WRITE, request, ack, timeout_s))
+        metadata = () if txn.is_serializable else wire.REQUIRE_LEADER
+        return results.txn_from(await self._read(wire.TXN_READ, request, metadata, timeout_s))
 
     # Cluster requests
 
@@ -270,6 +292,36 @@ class Client:
         response = await self._write(wire.MEMBER_REPLACE, request, timeout_s)
         return results.member_add_from(response)
 
+    async def ack_status(self, endpoint: str, *, timeout_s: float | None = None) -> acks.AckStatus:
+        """Ask the member at `endpoint`, one of `self.endpoints`, how it stands with acknowledgements."""
+        return acks.status_from(
+            await self._ask_one(endpoint, wire.ACK_GET, ack_pb2.AckGetRequest(), timeout_s)
+        )
+
+    async def ack_status_all(
+        self, *, timeout_s: float | None = None
+    ) -> dict[str, acks.AckStatus | ClientError]:
+        """The same of all endpoints at once. Who did not answer is there with the error."""
+        return await self._ask_all(
+            self.ack_status(endpoint, timeout_s=timeout_s) for endpoint in self.endpoints
+        )
+
+    async def ack_set(
+        self, settings: acks.AckSettings, *, timeout_s: float | None = None
+    ) -> tuple[acks.AckSettings, str]:
+        """Change what is not None of the ack policy; return all of it, and the state. Refused if there
+        are not the members that it asks for."""
+        request = ack_pb2.AckSetRequest(settings=acks.settings_message(settings))
+        response = await self._write(wire.ACK_SET, request, timeout_s)
+        return acks.settings_from(response.settings), acks.state_from(response.state)
+
+    async def ack_set_labels(
+        self, member_id: int, labels: Iterable[tuple[str, str]], *, timeout_s: float | None = None
+    ) -> None:
+        """Replace the labels of a member, which rules of the ack policy speak of."""
+        request = ack_pb2.AckSetLabelsRequest(ID=member_id, labels=acks.labels_message(labels))
+        await self._write(wire.ACK_SET_LABELS, request, timeout_s)
+
     async def move_leader(self, endpoint: str, target_id: int, *, timeout_s: float | None = None) -> None:
         """Have the leader, which is at `endpoint`, one of `self.endpoints`, hand over to another voter."""
         request = rpc_pb2.MoveLeaderRequest(targetID=target_id)
@@ -284,9 +336,12 @@ class Client:
         self, *, timeout_s: float | None = None
     ) -> dict[str, results.MemberStatus | ClientError]:
         """Ask all endpoints at once. Who did not answer is there with the error."""
-        calls = [self.status(endpoint, timeout_s=timeout_s) for endpoint in self.endpoints]
+        return await self._ask_all(self.status(endpoint, timeout_s=timeout_s) for endpoint in self.endpoints)
+
+    async def _ask_all(self, calls: Iterable[Awaitable[Answer]]) -> dict[str, Answer | ClientError]:
+        """`calls`: one for each endpoint."""
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        found: dict[str, results.MemberStatus | ClientError] = {}
+        found: dict[str, Answer | ClientError] = {}
         for endpoint, answer in zip(self.endpoints, answers, strict=True):
             if isinstance(answer, BaseException) and not isinstance(answer, ClientError):
                 raise answer
@@ -349,6 +404,28 @@ class Client:
         return await connection.call(method, request, _left(deadline))
 
     async def _write(self, method: Method[Response], request: Message, timeout_s: float | None) -> Response:
+        response, _ = await self._write_with_trailers(method, request, timeout_s)
+        return response
+
+    async def _acked_write(
+        self,
+        method: Method[Response],
+        request: Message,
+        ack: acks.AckWish | None,
+        timeout_s: float | None,
+    ) -> tuple[Response, results.AckReport | None]:
+        metadata = ack.metadata() if ack is not None else ()
+        response, trailers = await self._write_with_trailers(method, request, timeout_s, metadata)
+        report = acks.report_from(trailers)
+        if ack is not None and report is None:
+            # etcd takes the write without a look at the metadata. Who asked must not take that for a yes.
+            raise AppliedWithFault(_NO_ACKS_TEXT, code="OK")
+        return response, report
+
+    async def _write_with_trailers(
+        self, method: Method[Response], request: Message, timeout_s: float | None, metadata: Metadata = ()
+    ) -> tuple[Response, dict[str, str]]:
+        metadata = (*wire.REQUIRE_LEADER, *metadata)
         deadline = self._deadline(timeout_s)
         pause_s = _ROUND_PAUSE_S_MIN
         while True:
@@ -356,7 +433,7 @@ class Client:
             for connection in self._in_order():
                 try:
                     await connection.connect(_left(deadline))
-                    response = await connection.call(method, request, _left(deadline), wire.REQUIRE_LEADER)
+                    answer = await connection.call_with_trailers(method, request, _left(deadline), metadata)
                 except Unavailable as error:
                     errors.append(error)
                 except OutcomeUnknown:
@@ -364,7 +441,7 @@ class Client:
                     raise
                 else:
                     self._preferred = connection.endpoint
-                    return response
+                    return answer
             pause_s = await _pause_or_raise(errors, deadline, pause_s)
 
     async def _read(

@@ -15,8 +15,9 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from kvstore.client.acks import report_from
 from kvstore.client.errors import APPLIED_TRAILER, ClientError, Unavailable, classify
-from kvstore.pb import backup_pb2, cluster_pb2, rpc_pb2
+from kvstore.pb import ack_pb2, backup_pb2, cluster_pb2, rpc_pb2
 
 _REASON_TIMEOUT_S = 1.0
 """For asking gRPC why there is no connection. It answers at once; this guards against a hang."""
@@ -62,6 +63,10 @@ MEMBER_REMOVE: Final = Method("/etcdserverpb.Cluster/MemberRemove", rpc_pb2.Memb
 MEMBER_UPDATE: Final = Method("/etcdserverpb.Cluster/MemberUpdate", rpc_pb2.MemberUpdateResponse, True)
 MEMBER_PROMOTE: Final = Method("/etcdserverpb.Cluster/MemberPromote", rpc_pb2.MemberPromoteResponse, True)
 MEMBER_REPLACE: Final = Method("/quorumlogpb.Cluster/MemberReplace", cluster_pb2.MemberReplaceResponse, True)
+ACK_SET: Final = Method("/quorumlogpb.Ack/Set", ack_pb2.AckSetResponse, True)
+ACK_SET_LABELS: Final = Method("/quorumlogpb.Ack/SetLabels", ack_pb2.AckSetLabelsResponse, True)
+ACK_GET: Final = Method("/quorumlogpb.Ack/Get", ack_pb2.AckGetResponse, False)
+CONFIRM_WRITE: Final = Method("/quorumlogpb.Ack/ConfirmWrite", ack_pb2.ConfirmWriteResponse, False)
 # Not as a write: to ask again who is to lead does no harm.
 MOVE_LEADER: Final = Method("/etcdserverpb.Maintenance/MoveLeader", rpc_pb2.MoveLeaderResponse, False)
 STATUS: Final = Method("/etcdserverpb.Maintenance/Status", rpc_pb2.StatusResponse, False)
@@ -145,7 +150,7 @@ class Connection:
         """Say why the channel has no connection. Only calls are told, so make one that changes
         nothing; it fails at once."""
         try:
-            await self._invoke(STATUS, rpc_pb2.StatusRequest(), _REASON_TIMEOUT_S, ())
+            await self._begin(STATUS, rpc_pb2.StatusRequest(), _REASON_TIMEOUT_S, ())
         except grpc.aio.AioRpcError as error:
             return _short_reason(error.details() or "")
         return "the connection came and went"
@@ -164,8 +169,26 @@ class Connection:
 
         A cancelled call of a write may have been applied.
         """
+        response, _ = await self._ask(method, request, timeout_s, metadata)
+        return response
+
+    async def call_with_trailers(
+        self,
+        method: Method[Response],
+        request: Message,
+        timeout_s: float,
+        metadata: Metadata = (),
+    ) -> tuple[Response, dict[str, str]]:
+        """The same, with what the server said beside the response."""
+        response, call = await self._ask(method, request, timeout_s, metadata)
+        return response, _texts(await call.trailing_metadata())
+
+    async def _ask(
+        self, method: Method[Response], request: Message, timeout_s: float, metadata: Metadata
+    ) -> tuple[Response, Any]:
+        call: Any = self._begin(method, request, timeout_s, metadata)
         try:
-            return await self._invoke(method, request, timeout_s, metadata)
+            return await call, call
         except grpc.aio.AioRpcError as error:
             raise self._error_from(error, method.is_write) from None
 
@@ -199,17 +222,13 @@ class Connection:
         finally:
             call.cancel()
 
-    async def _invoke(
-        self, method: Method[Response], request: Message, timeout_s: float, metadata: Metadata
-    ) -> Response:
+    def _begin(self, method: Method[Response], request: Message, timeout_s: float, metadata: Metadata) -> Any:
         multicallable = self._channel.unary_unary(
             method.path,
             request_serializer=_serialize,
             response_deserializer=method.response_type.FromString,
         )
-        call: Any = multicallable(request, timeout=timeout_s, metadata=tuple(metadata))
-        response: Response = await call
-        return response
+        return multicallable(request, timeout=timeout_s, metadata=tuple(metadata))
 
     def _error_from(self, error: grpc.aio.AioRpcError, is_write: bool) -> ClientError:
         code, message = error.code().name, _one_line(error.details() or "")
@@ -219,16 +238,27 @@ class Connection:
                 if code == "DEADLINE_EXCEEDED"
                 else f"the server gave the status {code} without a text"
             )
-        trailer = None
-        trailing: Any = error.trailing_metadata() or ()  # the stubs do not know it as pairs
-        for key, value in trailing:
-            if key == APPLIED_TRAILER:
-                trailer = value if isinstance(value, str) else value.decode("ascii", "replace")
-        return classify(code, message, endpoint=self.endpoint, is_write=is_write, applied_trailer=trailer)
+        trailers = _texts(error.trailing_metadata())
+        return classify(
+            code,
+            message,
+            endpoint=self.endpoint,
+            is_write=is_write,
+            applied_trailer=trailers.get(APPLIED_TRAILER),
+            ack=report_from(trailers),
+        )
 
     async def close(self) -> None:
         """End the connection and every call that is under way."""
         await self._channel.close(None)
+
+
+def _texts(trailing: Any) -> dict[str, str]:
+    """Return metadata as texts; of a key that comes twice the last. (The stubs do not know it as pairs.)"""
+    return {
+        key: value if isinstance(value, str) else value.decode("ascii", "replace")
+        for key, value in trailing or ()
+    }
 
 
 def _serialize(message: Message) -> bytes:

@@ -10,11 +10,14 @@ linearizability without anybody noticing (Jepsen found this in jetcd, 2024).
     Unavailable        no        try again later, or at another endpoint
     OutcomeUnknown     unknown   read back what is there, then decide
     AppliedWithFault   yes       do not repeat: the write is there, read the message
+    PolicyUnmet        yes       likewise: it has fewer acknowledgements than it should have
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
+
+from kvstore.client.results import AckReport
 
 Applied = Literal["yes", "no", "unknown"]
 
@@ -58,9 +61,18 @@ class OutcomeUnknown(ClientError):
 
 
 class AppliedWithFault(ClientError):
-    """The write is committed, but the server reports a fault beside it (e.g. ack policy unmet)."""
+    """The write is committed, but the server reports a fault beside it."""
 
     applied = "yes"
+
+
+class PolicyUnmet(AppliedWithFault):
+    """The write is committed, and has fewer acknowledgements than the ack policy, or its caller, wants; or
+    nobody knows how many, for the leader changed meanwhile."""
+
+    def __init__(self, message: str, *, code: str, endpoint: str = "", ack: AckReport) -> None:
+        super().__init__(message, code=code, endpoint=endpoint)
+        self.ack = ack
 
 
 _REFUSALS = frozenset(
@@ -94,13 +106,21 @@ _MESSAGE_TOO_LARGE = "received message larger than max"
 
 
 def classify(
-    code: str, message: str, *, endpoint: str, is_write: bool, applied_trailer: str | None = None
+    code: str,
+    message: str,
+    *,
+    endpoint: str,
+    is_write: bool,
+    applied_trailer: str | None = None,
+    ack: AckReport | None = None,
 ) -> ClientError:
     """Return the error that a finished call with status `code` means.
 
     `applied_trailer` is the value of APPLIED_TRAILER, if the server sent one: it is believed
-    before anything else, since only the server can know.
+    before anything else, since only the server can know. `ack`: what its trailers say of acknowledgements.
     """
+    if is_write and applied_trailer == "yes" and ack is not None:
+        return PolicyUnmet(message, code=code, endpoint=endpoint, ack=ack)
     kind: type[ClientError]
     if _MESSAGE_TOO_LARGE in message.lower():
         kind = RequestRefused

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from kvstore.pb import cluster_pb2, kv_pb2, rpc_pb2
 
@@ -33,11 +33,23 @@ class KeyValue:
     """Id of the lease that the key dies with; 0 for none."""
 
 
+class AckReport(NamedTuple):
+    """How it stands with the acknowledgements of one write. Of a server that says nothing there is none."""
+
+    met: Literal["yes", "no", "unknown"]
+    acked: int
+    """Members beside the leader that have it, as far as was known."""
+    needed: int
+    state: str
+    """sync, degraded or recovering; off while the cluster asks for nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class PutResult:
     header: Header
     prev_kv: KeyValue | None
     """What was there before, if asked for and if it was there."""
+    ack: AckReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,7 @@ class DeleteResult:
     header: Header
     deleted: int
     prev_kvs: tuple[KeyValue, ...]
+    ack: AckReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,7 @@ class TxnResult:
     """True if every comparison held, so that the `then` branch was executed."""
     responses: tuple[OpResult, ...]
     """One for each operation of the executed branch, in order."""
+    ack: AckReport | None = None
 
 
 OpResult: TypeAlias = "PutResult | RangeResult | DeleteResult | TxnResult"
@@ -153,9 +167,9 @@ def key_value_from(message: kv_pb2.KeyValue) -> KeyValue:
     )
 
 
-def put_from(message: rpc_pb2.PutResponse) -> PutResult:
+def put_from(message: rpc_pb2.PutResponse, ack: AckReport | None = None) -> PutResult:
     prev_kv = key_value_from(message.prev_kv) if message.HasField("prev_kv") else None
-    return PutResult(header_from(message.header), prev_kv)
+    return PutResult(header_from(message.header), prev_kv, ack)
 
 
 def range_from(message: rpc_pb2.RangeResponse) -> RangeResult:
@@ -163,14 +177,14 @@ def range_from(message: rpc_pb2.RangeResponse) -> RangeResult:
     return RangeResult(header_from(message.header), kvs, message.more, message.count)
 
 
-def delete_from(message: rpc_pb2.DeleteRangeResponse) -> DeleteResult:
+def delete_from(message: rpc_pb2.DeleteRangeResponse, ack: AckReport | None = None) -> DeleteResult:
     prev_kvs = tuple(map(key_value_from, message.prev_kvs))
-    return DeleteResult(header_from(message.header), message.deleted, prev_kvs)
+    return DeleteResult(header_from(message.header), message.deleted, prev_kvs, ack)
 
 
-def txn_from(message: rpc_pb2.TxnResponse) -> TxnResult:
+def txn_from(message: rpc_pb2.TxnResponse, ack: AckReport | None = None) -> TxnResult:
     responses = tuple(map(_response_from, message.responses))
-    return TxnResult(header_from(message.header), message.succeeded, responses)
+    return TxnResult(header_from(message.header), message.succeeded, responses, ack)
 
 
 def _response_from(message: rpc_pb2.ResponseOp) -> OpResult:

@@ -31,7 +31,9 @@ class Exit(IntEnum):
     NEGATIVE = 5
     """Asked for by --fail-if-missing and --fail-if-false: the answer is no."""
     AFTERWARDS = 6
-    """The request was carried out, but something after it failed (output, ack policy)."""
+    """The request was carried out, but something after it failed (output)."""
+    UNMET = 7
+    """A write is committed, but not acknowledged by as many as the ack policy, or this request, wants."""
     INTERRUPTED = 130
     READER_GONE = 141
 
@@ -45,6 +47,7 @@ exit status:
   4  outcome unknown: a write was sent, it may or may not be applied
   5  the answer is no (only with --fail-if-missing, --fail-if-false)
   6  carried out, but something after it failed (e.g. the output could not be written)
+  7  committed, but the ack policy was not met in time, or nobody knows whether it was: do not repeat it
   130 interrupted, 141 the reader of the output went away
 """
 
@@ -64,7 +67,7 @@ def complain(command: str, text: str) -> None:
 
 def report_failure(command: str, error: ClientError, timeout_s: float, *, is_write: bool) -> Exit:
     """Explain a failed request in one line and return the exit status."""
-    from kvstore.client import AppliedWithFault, OutcomeUnknown, Unavailable
+    from kvstore.client import AppliedWithFault, OutcomeUnknown, PolicyUnmet, Unavailable
 
     text = _explain(error, timeout_s)
     if isinstance(error, OutcomeUnknown):
@@ -74,6 +77,9 @@ def report_failure(command: str, error: ClientError, timeout_s: float, *, is_wri
             "so read before repeating it",
         )
         return Exit.UNKNOWN
+    if isinstance(error, PolicyUnmet):
+        complain(command, f"{text}; it is done, do not repeat it")
+        return Exit.UNMET
     if isinstance(error, AppliedWithFault):
         complain(command, f"applied, but: {text}")
         return Exit.AFTERWARDS

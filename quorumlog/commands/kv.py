@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from quorumlog.commands import output as out
+from quorumlog.commands.ack_options import ack_wish, add_ack_options, print_ack
 from quorumlog.commands.arguments import (
     CommandParser,
     add_global_options,
@@ -69,6 +70,13 @@ def add_arguments(subparsers: Any) -> None:
     put = _add_command(subparsers, "put", "set a key", _PUT_HELP, _PUT_EXAMPLES)
     define_put(put)
     put.add_argument("--from-file", metavar="FILE", help="read the value from FILE")
+    add_ack_options(put)
+    put.add_argument(
+        "--ack",
+        choices=("leader",),
+        help="leader: print OK, a term and an index when the leader alone has it: it may be lost. Only where "
+        "`serve --unsafe-allow-leader-ack` was given; read docs/ack-policy.md first",
+    )
     put.set_defaults(run=run_put)
 
     get = _add_command(subparsers, "get", "read a key or a range of keys", _GET_HELP, _GET_EXAMPLES)
@@ -94,6 +102,7 @@ def add_arguments(subparsers: Any) -> None:
 
     delete = _add_command(subparsers, "del", "delete a key or a range", _DELETE_HELP, _DELETE_EXAMPLES)
     define_delete(delete)
+    add_ack_options(delete)
     delete.set_defaults(run=run_delete)
     for parser in (put, get, delete):
         parser.add_argument(
@@ -222,6 +231,9 @@ def _bounds(args: argparse.Namespace, *, is_hex: bool) -> tuple[bytes, bytes]:
 
 def run_put(args: argparse.Namespace) -> Exit:
     operation = put_operation(args, _value(args), is_hex=args.hex)
+    wish = ack_wish(args)
+    if args.ack is not None:
+        return _put_leader_acked(args, operation)
 
     async def action(client: Client, output: Output) -> Exit:
         result = await client.put(
@@ -231,11 +243,31 @@ def run_put(args: argparse.Namespace) -> Exit:
             prev_kv=operation.prev_kv,
             ignore_value=operation.ignore_value,
             ignore_lease=operation.ignore_lease,
+            ack=wish,
         )
         if output.is_json:
             output.json(out.put_json(result))
         else:
             out.print_result(output, operation, result)
+            print_ack(args, output, result.ack)
+        return Exit.OK
+
+    return run(args, action, is_write=True)
+
+
+def _put_leader_acked(args: argparse.Namespace, operation: Put) -> Exit:
+    """Prints what `ack confirm` takes."""
+    if operation != type(operation)(operation.key, operation.value):
+        raise UsageError("--ack leader goes with KEY and VALUE alone")
+    if args.ack_replicas is not None or args.ack_stage or args.ack_timeout:
+        raise UsageError("--ack leader asks for less than a majority; the other --ack options ask for more")
+
+    async def action(client: Client, output: Output) -> Exit:
+        write = await client.put_leader_acked(operation.key, operation.value)
+        if output.is_json:
+            output.json({"ack": "leader", "term": write.term, "index": write.index})
+        else:
+            output.line(f"OK by the leader alone: term {write.term}, index {write.index}")
         return Exit.OK
 
     return run(args, action, is_write=True)
@@ -327,13 +359,15 @@ def _print_page(args: argparse.Namespace, operation: Range, output: Output, page
 
 def run_delete(args: argparse.Namespace) -> Exit:
     operation = delete_operation(args, is_hex=args.hex)
+    wish = ack_wish(args)
 
     async def action(client: Client, output: Output) -> Exit:
-        result = await client.delete(operation.key, operation.range_end, prev_kv=operation.prev_kv)
+        result = await client.delete(operation.key, operation.range_end, prev_kv=operation.prev_kv, ack=wish)
         if output.is_json:
             output.json(out.delete_json(result))
         else:
             out.print_result(output, operation, result)
+            print_ack(args, output, result.ack)
         return Exit.OK
 
     return run(args, action, is_write=True)

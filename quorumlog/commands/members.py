@@ -206,7 +206,7 @@ def run_add(args: argparse.Namespace) -> Exit:
 
 def run_replace(args: argparse.Namespace) -> Exit:
     async def action(client: Client, output: Output) -> Exit:
-        old_id = await _find(client, args.member)
+        old_id = await find_member(client, args.member)
         result = await client.member_replace(old_id, args.peer_urls)
         _print_added(output, args.name, result, f"takes the place of {old_id:x} in")
         return Exit.OK
@@ -217,7 +217,7 @@ def run_replace(args: argparse.Namespace) -> Exit:
 
 def run_remove(args: argparse.Namespace) -> Exit:
     async def action(client: Client, output: Output) -> Exit:
-        member_id = await _find(client, args.member)
+        member_id = await find_member(client, args.member)
         result = await client.member_remove(member_id)
         _print_changed(output, result, f"member {member_id:x} removed from")
         return Exit.OK
@@ -227,7 +227,7 @@ def run_remove(args: argparse.Namespace) -> Exit:
 
 def run_update(args: argparse.Namespace) -> Exit:
     async def action(client: Client, output: Output) -> Exit:
-        member_id = await _find(client, args.member)
+        member_id = await find_member(client, args.member)
         result = await client.member_update(member_id, args.peer_urls)
         _print_changed(output, result, f"member {member_id:x} updated in")
         return Exit.OK
@@ -237,7 +237,7 @@ def run_update(args: argparse.Namespace) -> Exit:
 
 def run_promote(args: argparse.Namespace) -> Exit:
     async def action(client: Client, output: Output) -> Exit:
-        member_id = await _find(client, args.member)
+        member_id = await find_member(client, args.member)
         result = await client.member_promote(member_id)
         _print_changed(output, result, f"member {member_id:x} is a voter now in")
         return Exit.OK
@@ -282,7 +282,7 @@ async def _move(client: Client, members: Iterable[Member], target: int, timeout_
     return leader
 
 
-async def _find(client: Client, text: str) -> int:
+async def find_member(client: Client, text: str) -> int:
     """Return the id of the member that is meant. Raises UsageError, ClientError."""
     return _found_in((await client.member_list()).members, text)
 

@@ -17,6 +17,7 @@ from quorumlog.commands.exits import drop_output
 
 if TYPE_CHECKING:
     from kvstore.client import (
+        AckReport,
         DeleteResult,
         Header,
         KeyValue,
@@ -213,7 +214,12 @@ def put_json(result: PutResult) -> dict[str, Any]:
     fields: dict[str, Any] = {"header": header_json(result.header)}
     if result.prev_kv is not None:
         fields["prev_kv"] = kv_json(result.prev_kv)
-    return fields
+    return fields | _ack_json(result.ack)
+
+
+def _ack_json(ack: AckReport | None) -> dict[str, Any]:
+    """etcdctl has nothing of the kind, so it is there only where the server says something."""
+    return {"ack": ack._asdict()} if ack is not None else {}
 
 
 def range_json(result: RangeResult) -> dict[str, Any]:
@@ -223,7 +229,7 @@ def range_json(result: RangeResult) -> dict[str, Any]:
 
 def delete_json(result: DeleteResult) -> dict[str, Any]:
     fields = {"deleted": result.deleted, "prev_kvs": [kv_json(kv) for kv in result.prev_kvs]}
-    return {"header": header_json(result.header), **_without_zeros(fields)}
+    return {"header": header_json(result.header), **_without_zeros(fields), **_ack_json(result.ack)}
 
 
 def txn_json(result: TxnResult) -> dict[str, Any]:
@@ -231,7 +237,7 @@ def txn_json(result: TxnResult) -> dict[str, Any]:
         "succeeded": result.succeeded,
         "responses": [{"Response": _response_json(response)} for response in result.responses],
     }
-    return {"header": header_json(result.header), **_without_zeros(fields)}
+    return {"header": header_json(result.header), **_without_zeros(fields), **_ack_json(result.ack)}
 
 
 def _response_json(result: OpResult) -> dict[str, Any]:

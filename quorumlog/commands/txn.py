@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from quorumlog.commands import output as out
+from quorumlog.commands.ack_options import ack_wish, add_ack_options, print_ack
 from quorumlog.commands.arguments import add_global_options, read_input
 from quorumlog.commands.exits import Exit, UsageError
 from quorumlog.commands.output import Output
@@ -76,6 +77,7 @@ def add_arguments(subparsers: Any) -> None:
     parser.add_argument(
         "--hex", action="store_true", help="keys and values are hexadecimal, in the text and in the output"
     )
+    add_ack_options(parser)
     parser.set_defaults(run=run_txn)
 
 
@@ -89,12 +91,17 @@ def run_txn(args: argparse.Namespace) -> Exit:
     if not (txn.compare or txn.success or txn.failure):
         raise UsageError("the transaction is empty")
 
+    wish = ack_wish(args)
+    if wish is not None and not txn.is_write:
+        raise UsageError("the transaction writes nothing that could be acknowledged")
+
     async def action(client: Client, output: Output) -> Exit:
-        result = await client.txn(txn)
+        result = await client.txn(txn, ack=wish)
         if output.is_json:
             output.json(out.txn_json(result))
         else:
             out.print_txn(output, txn, result)
+            print_ack(args, output, result.ack)
         return Exit.NEGATIVE if args.fail_if_false and not result.succeeded else Exit.OK
 
     return run(args, action, is_write=txn.is_write)
