@@ -14,7 +14,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc.aio
 
@@ -28,26 +28,28 @@ from .network_rows import NETWORK_ROWS, NetworkRow
 from .process_rows import PROCESS_ROWS, ProcessRow
 from .wires import missing
 
+Row: TypeAlias = NetworkRow | ProcessRow
+
 SHORT_PATIENCE_S = 3.0
 
 
-def chosen(arguments: argparse.Namespace) -> list[NetworkRow | ProcessRow]:
+def chosen(arguments: argparse.Namespace) -> list[Row]:
     """Return the rows that are asked for. Raises ValueError if there is none of a name."""
-    rows = [*NETWORK_ROWS, *PROCESS_ROWS]
+    rows: list[Row] = [*NETWORK_ROWS, *PROCESS_ROWS]
     if arguments.short:
         return [row for row in rows if not row.is_long]
     if not arguments.only:
-        return list(rows)
+        return rows
     names = arguments.only.split(",")
     if unknown := set(names) - {row.number for row in rows}:
         raise ValueError(f"there is no row {', '.join(sorted(unknown))}")
     return [row for row in rows if row.number in names]
 
 
-async def run(rows: list[NetworkRow | ProcessRow], directory: Path, *, is_short: bool) -> dict[str, Any]:
+async def run(rows: list[Row], directory: Path, *, is_short: bool) -> dict[str, Any]:
     figures: dict[str, Any] = {}
 
-    def note(row: NetworkRow | ProcessRow, seen: list[str], begin_s: float) -> None:
+    def note(row: Row, seen: list[str], begin_s: float) -> None:
         say(f"{row.number}, {row.title}, {time.monotonic() - begin_s:.0f} s: {'; '.join(seen)}")
         figures[row.number] = seen
 
@@ -72,7 +74,7 @@ async def run(rows: list[NetworkRow | ProcessRow], directory: Path, *, is_short:
     return figures
 
 
-async def _told(row: NetworkRow | ProcessRow, work: Any) -> list[str]:
+async def _told(row: Row, work: Any) -> list[str]:
     try:
         found: list[str] = await work
     except (AssertionError, ClusterError, grpc.aio.AioRpcError) as error:

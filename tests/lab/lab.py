@@ -66,6 +66,8 @@ class Seen:
     """Serializable reads that were answered where nothing else is: they promise nothing."""
     goes_on_s: float = 0.0
     """From the cut to the first write that was sent after it and acknowledged."""
+    elections: int = 0
+    """Terms that passed, those after it included."""
 
 
 class CutTrial(Trial):

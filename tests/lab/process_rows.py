@@ -8,17 +8,23 @@ failpoints from outside (tests/process/failpoints.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.process.cluster import LocalCluster, Place, wait_until
 from tests.process.failing import FailingCluster
+from tests.process.middle_box import BoxedCluster
 from tests.process.rpc import Rpc
 from tests.process.workload import Workload, verify
 
 LOADED_WRITES = 50
 STALL_S = 2.0
+DELAYS_S = ((0.025, 0.125), (0.0, 2.0))
+DELAYED_S = 10.0
 JUMPS = ("+1h", "-1h", "+0", "+1h x2", "-1h x0.5", "+0")
 """Of the clock that tells the date, in libfaketime's language."""
 
@@ -130,13 +136,49 @@ async def clocks_of_different_speed(directory: Path) -> list[str]:
                 cluster.start(leader)
                 await cluster.wait_healthy()
             elections = await _terms(cluster) - before
-            await asyncio.sleep(0)
         await verify(cluster, load.history, directory / "history.jsonl")
         cluster.remove_data()
     return [f"3 leaders killed: {load.acknowledged} writes, {elections} elections"]
 
 
+class FarCluster(BoxedCluster):
+    """All are as quick to campaign as ever."""
+
+    def command(self, index: int, **changed: str) -> list[str]:
+        return [*super().command(index, **changed), "--election-timeout", "1000"]
+
+
+async def long_lines(directory: Path) -> list[str]:
+    """Whatever members send each other is late: by 25 to 125 ms, and then by up to 2 s."""
+    lines = []
+    source = random.Random(7)
+    with FarCluster(directory) as cluster:
+        async with contextlib.AsyncExitStack() as stack:
+            boxes = [await stack.enter_async_context(box) for box in cluster.boxes()]
+            cluster.start()
+            await cluster.wait_healthy()
+            async with Workload(cluster, seed=8) as load:
+                for low_s, high_s in DELAYS_S:
+                    before, acknowledged = await _terms(cluster), load.acknowledged
+                    for box in boxes:
+                        box.delay_s = functools.partial(source.uniform, low_s, high_s)
+                    await asyncio.sleep(DELAYED_S)
+                    for box in boxes:
+                        box.delay_s = lambda: 0.0
+                    rate = (load.acknowledged - acknowledged) / DELAYED_S
+                    await load.wait_acknowledged(LOADED_WRITES)
+                    elections = await _terms(cluster) - before
+                    delay = f"{low_s * 1000:.0f} to {high_s * 1000:.0f} ms"
+                    lines.append(f"{delay}: {rate:.0f} writes/s, {elections} elections")
+                await cluster.wait_healthy()
+            await verify(cluster, load.history, directory / "history.jsonl")
+        cluster.close()
+        cluster.remove_data()
+    return lines
+
+
 PROCESS_ROWS = (
+    ProcessRow("N7", "long lines", long_lines, is_long=True),
     ProcessRow(
         "P5", "a pause after a read is confirmed and before it is answered", pause_before_a_read_is_answered
     ),
