@@ -60,6 +60,10 @@ class Config:
     learners_max: int = 1
     """Learners at a time: each gets the whole log from the leader (etcd: 1)."""
 
+    tick_ms: int = 50
+    """How long a tick is: the times of the ack policy are in milliseconds, here and in every other
+    member's log."""
+
     pre_vote: bool = True
     """Ask first whether an election could be won (dissertation 9.6)."""
 
@@ -90,6 +94,7 @@ class Config:
             "doubt_ticks_max",
             "command_bytes_max",
             "learners_max",
+            "tick_ms",
         ):
             if getattr(self, name) < 1:
                 faults.append(f"{name} must be at least 1")

@@ -21,6 +21,7 @@ from raft.core.messages import (
     ChangeRequest,
     Heartbeat,
     HeartbeatReply,
+    MemberAcks,
     Message,
     Propose,
     RecoveryGoal,
@@ -84,6 +85,8 @@ class Leadership:
         "_term",
         "_tickets",
         "_ticks",
+        "command_index",
+        "control_indexes",
         "noop_index",
         "progress",
         "reads",
@@ -123,6 +126,11 @@ class Leadership:
         """Members that the log no longer reaches, since the last Ready."""
         self.recovery_goal_index: LogIndex = 0
         """What members that are recovering wait for. Only with an entry there can they be seen to be well."""
+        self.command_index: LogIndex = 0
+        """Of the last command of this term."""
+        self.control_indexes: list[LogIndex] = []
+        """Of entries of this term that no ack policy may hold up, all that are no commands. What is committed
+        is forgotten when another one is appended."""
         self.uncommitted_bytes = 0
         self._pending: deque[tuple[LogIndex, int]] = deque()
         self._tickets: dict[tuple[NodeId, int], SeenTickets] = {}
@@ -165,6 +173,34 @@ class Leadership:
     def is_recovering(self, member: NodeId) -> bool:
         """Whether `member` said that it lost durable data, and has not been seen well again."""
         return self.progress[member].recovering_run > 0
+
+    def heard_quorum(self) -> bool:
+        """Whether a quorum, this member included, answered within an election timeout."""
+        oldest = self._ticks - self._config.election_timeout_ticks
+        answered = {
+            member
+            for member, p in self.progress.items()
+            if p.heard_ticks is not None and p.heard_ticks > oldest
+        }
+        return is_quorum(self._membership, answered | {self._config.node_id})
+
+    def heard_ago_ticks(self, progress: Progress) -> int | None:
+        """Return how long ago a member last answered; None if it did not in this term."""
+        return None if progress.heard_ticks is None else self._ticks - progress.heard_ticks
+
+    def member_acks(self) -> tuple[MemberAcks, ...]:
+        """Return what is known of each member, for ack policies. Whoever was not heard because this leader is
+        so young counts as heard: that it is missing is not known yet."""
+        own_id, is_young = self._config.node_id, self.is_young
+        found = []
+        for member in self._members:
+            p = self.progress[member]
+            if member == own_id:
+                found.append(MemberAcks(member, p.match_index, self._log.applied_index, True))
+            else:
+                is_heard = p.was_heard_lately or (is_young and not p.recovering_run)
+                found.append(MemberAcks(member, p.counted_index, p.applied_index, is_heard))
+        return tuple(found)
 
     @property
     def is_young(self) -> bool:
@@ -225,6 +261,11 @@ class Leadership:
         self.uncommitted_bytes += size_bytes
         self._pending.append((last_index, size_bytes))
         self.wants_pump = True
+
+    def control_appended(self, index: LogIndex) -> None:
+        """Note an entry that commits by the majority alone, and releases what stands before it."""
+        self.control_indexes = [older for older in self.control_indexes if older > self._log.commit_index]
+        self.control_indexes.append(index)
 
     def is_repeated(self, propose: Propose | ChangeRequest) -> bool:
         """Note a forwarded batch; return whether it was here before in this term.
@@ -303,7 +344,7 @@ class Leadership:
         if progress is None:
             return
         if not (reply.recovering or progress.recovering_run):
-            progress.heard()
+            progress.heard(self._ticks)
         elif not self._recovery_replied(progress, reply):
             return
         log = self._log
@@ -337,7 +378,7 @@ class Leadership:
             # Of the time before the loss. Believed, it would count what is not there any more.
             return False
         progress.become_recovered()
-        progress.heard()
+        progress.heard(self._ticks)
         return True
 
     def _note_recovering(self, progress: Progress, run_id: int) -> None:
@@ -345,6 +386,12 @@ class Leadership:
             progress.become_recovering(run_id, self._log.last_index)
             self.recovery_goal_index = self._log.last_index + 1
             self.wants_pump = True
+
+    def applied(self, member: NodeId, index: LogIndex) -> None:
+        """A member says that it has applied everything through `index`. Never falls (matrix A10)."""
+        progress = self.progress.get(member)
+        if progress is not None and not progress.recovering_run and index <= self._log.last_index:
+            progress.applied_index = max(progress.applied_index, index)
 
     def snapshot_finished(self, member: NodeId, index: LogIndex) -> None:
         """The sending of a snapshot has ended; by its own word the member has everything through `index`.
@@ -411,7 +458,7 @@ class Leadership:
             return
         if reply.recovering:
             return
-        progress.heard()
+        progress.heard(self._ticks)
         if progress.flow is Flow.PROBE or progress.match_index < self._log.last_index:
             # Everything under way may have been lost: an empty append finds out.
             self._send_append(reply.sender, even_if_empty=True)

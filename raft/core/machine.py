@@ -18,6 +18,7 @@ from raft.core.leader import Leadership
 from raft.core.log import RaftLog
 from raft.core.membership_codec import decode_membership
 from raft.core.messages import Message, PreVote, PreVoteReply, ReadIndex, RequestVote, RequestVoteReply
+from raft.core.progress import Progress
 from raft.core.quorum import VoteResult, vote_result
 from raft.core.reads import ReadRequests, Waiter
 from raft.core.ready import ChangeAnswer, DroppedProposal, MembershipView, ReadState, Role, SoftState
@@ -44,6 +45,16 @@ _LEGAL_ARROWS = {
 }
 
 
+@dataclass(slots=True)
+class AckCounts:
+    """Since this process began. What is committed counts, at every member that sees it happen."""
+
+    state_changes: int = 0
+    degrades: int = 0
+    late_acks: int = 0
+    """Acknowledgements of less than was known already: overtaken ones. At a leader with a policy."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
     """The leader's view of one member."""
@@ -55,6 +66,12 @@ class PeerStatus:
     is_active: bool
     is_recovering: bool = False
     """It lost durable data and has no vote; what it has counts for nothing."""
+    applied_index: LogIndex = 0
+    """As it last said; 0 if it was not asked."""
+    is_heard: bool = False
+    """It answered within the last one to two election timeouts."""
+    heard_ago_ticks: int | None = None
+    """How long ago its last answer came. None: there was none in this term."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +94,20 @@ class Status:
     """To whom leadership is being handed over; NO_NODE if it is not."""
     is_recovering: bool = False
     """It lost durable data, and has not got all of it back."""
+
+
+def _peer_status(member: NodeId, progress: Progress, leadership: Leadership) -> PeerStatus:
+    return PeerStatus(
+        node_id=member,
+        flow=progress.flow.value,
+        match_index=progress.match_index,
+        next_index=progress.next_index,
+        is_active=progress.is_active,
+        is_recovering=progress.recovering_run > 0,
+        applied_index=progress.applied_index,
+        is_heard=progress.was_heard_lately,
+        heard_ago_ticks=leadership.heard_ago_ticks(progress),
+    )
 
 
 class Machine:
@@ -149,6 +180,10 @@ class Machine:
         self._last_hard_state = HardState(self.term, self.voted_for, self.log.commit_index)
         self._apply_inflight: deque[tuple[LogIndex, int]] = deque()
         self._apply_inflight_bytes = 0
+        # The ack policy
+        self.ack_counts = AckCounts()
+        self._committed_ack_state = self._configurations.committed.membership.ack.state
+        self._note_policy()
 
     # What the shell asks
 
@@ -200,10 +235,7 @@ class Machine:
         peers = []
         if self._leadership is not None:
             peers = [
-                PeerStatus(
-                    member, p.flow.value, p.match_index, p.next_index, p.is_active, p.recovering_run > 0
-                )
-                for member, p in self._leadership.progress.items()
+                _peer_status(member, p, self._leadership) for member, p in self._leadership.progress.items()
             ]
         return Status(
             node_id=self.node_id,
@@ -250,10 +282,18 @@ class Machine:
         if self._leadership is not None:
             self._leadership.reconfigure(membership)
         self._view_changed = True
+        self._note_policy()
 
     def _note_committed_membership(self) -> None:
         if self._configurations.commit_to(self.log.commit_index):
             self._view_changed = True
+            self._note_committed_policy()
+
+    def _note_policy(self) -> None:
+        """Nothing is acknowledged here: Acknowledging does that."""
+
+    def _note_committed_policy(self) -> None:
+        """As above."""
 
     # Transitions
 
@@ -482,12 +522,19 @@ class Machine:
 
     # What a new leader does at once
 
-    def _append_own(self, commands: Sequence[tuple[int, bytes]]) -> LogIndex:
+    def _append_own(self, commands: Sequence[tuple[EntryKind, bytes]]) -> LogIndex:
+        """Append entries that are all commands, or none of them is."""
         first = self.log.last_index + 1
         term = self.term
         entries = [Entry(index, term, int(kind), data) for index, (kind, data) in enumerate(commands, first)]
         self._append(entries)
-        self._leading().appended(entries[-1].index, entries_bytes(entries))
+        leadership = self._leading()
+        last = entries[-1].index
+        leadership.appended(last, entries_bytes(entries))
+        if commands[0][0] is EntryKind.COMMAND:
+            leadership.command_index = last
+        else:
+            leadership.control_appended(last)
         return first
 
     def _ask_reads(self) -> None:

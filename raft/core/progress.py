@@ -43,8 +43,10 @@ class Progress:
         "_round_begin_ticks",
         "_round_index",
         "_was_round_quick",
+        "applied_index",
         "flow",
         "goal_index",
+        "heard_ticks",
         "inflights",
         "is_active",
         "is_trusted",
@@ -63,6 +65,8 @@ class Progress:
         the member itself says that it lost what it had."""
         self.next_index: LogIndex = next_index
         """Index of the next entry to send."""
+        self.applied_index: LogIndex = 0
+        """What it says that it has applied; 0 if it was not asked. Counts for the ack policy alone."""
         self.sent_commit: LogIndex = 0
         """Highest commit index sent, so that an append that says nothing new is not sent."""
         self.flow = Flow.PROBE
@@ -77,6 +81,8 @@ class Progress:
         """Heard from in the election timeout before that."""
         self.is_trusted = False
         """Was never heard, and counts as active for once all the same: it was not asked anything before."""
+        self.heard_ticks: int | None = None
+        """When it last answered. None: never in this term."""
         self.recovering_run = 0
         """Which run of the member said that it is recovering; 0 if it is well, as far as is known."""
         self.goal_index: LogIndex = 0
@@ -91,9 +97,10 @@ class Progress:
         """Let a new member count as active until the second check-quorum (etcd does the same)."""
         self.is_active = self.is_trusted = True
 
-    def heard(self) -> None:
+    def heard(self, now_ticks: int) -> None:
         """Note an answer, of whatever kind."""
         self.is_active, self.is_trusted = True, False
+        self.heard_ticks = now_ticks
 
     @property
     def was_heard_lately(self) -> bool:
@@ -146,7 +153,8 @@ class Progress:
         behind that. Where its log ends is probed from there, as it has most of it."""
         self.recovering_run, self.goal_index = run_id, last_index + 1
         self.is_active = self.was_active = self.is_trusted = False
-        self.match_index = 0
+        self.heard_ticks = None
+        self.match_index = self.applied_index = 0
         if self.flow is not Flow.SNAPSHOT:
             self.become_probe(last_index)
 

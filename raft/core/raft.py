@@ -27,25 +27,20 @@ At a crash everything but the log and HardState is lost, and nothing else is nee
 is found again by the next leader's first entry, reads and proposals are asked again by their clients.
 
 Membership and transfers are in `reconfiguration.py`, what the shell sees of processes and disks in
-`failover.py`. Messages are taken from everyone: a follower may lag behind the configuration of which its
-leader, or a candidate, is a member (dissertation 4.2.2). Votes and acknowledgements count only of members.
+`failover.py`, the ack policy in `acknowledging.py`, commands in `proposing.py`. Messages are taken from
+everyone: a follower may lag behind the configuration of which its leader, or a candidate, is a member
+(dissertation 4.2.2). Votes and acknowledgements count only of members.
 StateRequest is for the shell, and dropped here. A snapshot that has come in is offered by the shell
 (`offer_snapshot`), since its bytes travel apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from raft.core.errors import (
-    DropReason,
     InvariantViolation,
-    NotLeader,
-    Overloaded,
-    ProposalTooLarge,
-    Transferring,
 )
 from raft.core.messages import (
+    Acks,
     AppendEntries,
     AppendEntriesReply,
     ChangeReply,
@@ -64,10 +59,10 @@ from raft.core.messages import (
     RequestVoteReply,
     TimeoutNow,
 )
+from raft.core.proposing import Proposing
 from raft.core.reads import Waiter
 from raft.core.ready import (
     DroppedProposal,
-    Proposed,
     ReadState,
     Ready,
     Role,
@@ -76,12 +71,9 @@ from raft.core.ready import (
     StorageAppendDone,
     StorageApply,
 )
-from raft.core.recovering import Recovering
-from raft.core.self_check import check_leadership, check_log, check_promises
+from raft.core.self_check import check_acks, check_leadership, check_log, check_promises
 from raft.core.types import (
-    ENTRY_OVERHEAD_BYTES,
     NO_NODE,
-    EntryKind,
     HardState,
     LogIndex,
     NodeId,
@@ -90,7 +82,7 @@ from raft.core.types import (
 )
 
 
-class Raft(Recovering):
+class Raft(Proposing):
     """One member of a Raft group. See this module's first page, and `ready.py` for how to drive it."""
 
     # The door: terms are dealt with here and nowhere else
@@ -190,6 +182,8 @@ class Raft(Recovering):
             case ReadIndexReply():
                 if message.run_id == self.run_id and self._reads.confirm(message.position):
                     self._read_states.append(ReadState(message.position, message.index))
+            case Acks():
+                self._step_acks(message)
             case _:
                 pass
 
@@ -217,6 +211,8 @@ class Raft(Recovering):
         leadership = self._leading()
         match message:
             case AppendEntriesReply():
+                if self._watch is not None:
+                    self._note_late(message)
                 leadership.append_replied(message)
                 self._maybe_append_goal()
                 self._maybe_commit()
@@ -235,7 +231,7 @@ class Raft(Recovering):
                     f"two leaders in term {self.term}: {self.node_id:x} and {message.sender:x}"
                 )
             case _:
-                pass
+                self._step_ack_answer(message)
 
     # Followers: the log
 
@@ -303,82 +299,6 @@ class Raft(Recovering):
             )
         )
 
-    # Proposals
-
-    def propose(self, payloads: Sequence[bytes]) -> Proposed:
-        """Append commands if this node leads, else forward them to the leader, all or none.
-
-        Raises NotLeader if no leader is known, Transferring while this node hands leadership over,
-        Overloaded if too much is uncommitted, ProposalTooLarge if one payload exceeds `command_bytes_max`.
-        After any of these nothing was appended anywhere.
-        """
-        if not payloads:
-            raise ValueError("no payloads")
-        size_max = max(map(len, payloads))
-        if size_max > self._config.command_bytes_max:
-            raise ProposalTooLarge(
-                f"a command of {size_max} bytes; the limit is {self._config.command_bytes_max}"
-            )
-        if self.role is Role.LEADER:
-            if self._leading().transfer is not None:
-                raise Transferring("leadership is being handed over")
-            if self._is_overloaded(payloads):
-                raise Overloaded(
-                    f"more than {self._config.uncommitted_bytes_max} bytes are waiting to be committed"
-                )
-            first = self._append_own([(EntryKind.COMMAND, payload) for payload in payloads])
-            return Proposed(self.term, first, 0)
-        if self.leader == NO_NODE:
-            raise NotLeader
-        self._ticket += 1
-        self._messages.append(
-            Propose(
-                sender=self.node_id,
-                to=self.leader,
-                term=self.term,
-                ticket=self._ticket,
-                run_id=self.run_id,
-                payloads=payloads,
-            )
-        )
-        return Proposed(self.term, 0, self._ticket)
-
-    def _is_overloaded(self, payloads: Sequence[bytes]) -> bool:
-        waiting = self._leading().uncommitted_bytes
-        size = sum(map(len, payloads)) + len(payloads) * ENTRY_OVERHEAD_BYTES
-        # A batch larger than the whole limit may go when nothing waits: else it never could.
-        return waiting > 0 and waiting + size > self._config.uncommitted_bytes_max
-
-    def _step_propose(self, message: Propose) -> None:
-        if not message.payloads or self._leading().is_repeated(message):
-            return
-        if max(map(len, message.payloads)) > self._config.command_bytes_max:
-            self._refuse_proposal(message, DropReason.TOO_LARGE)
-        elif self._leading().transfer is not None:
-            self._refuse_proposal(message, DropReason.TRANSFERRING)
-        elif self._is_overloaded(message.payloads):
-            self._refuse_proposal(message, DropReason.OVERLOADED)
-        else:
-            self._append_own([(EntryKind.COMMAND, payload) for payload in message.payloads])
-
-    def _refuse_proposal(self, message: Propose, reason: DropReason) -> None:
-        self._messages.append(
-            ProposeReply(
-                sender=self.node_id,
-                to=message.sender,
-                term=self.term,
-                ticket=message.ticket,
-                run_id=message.run_id,
-                reason=reason,
-            )
-        )
-
-    def _maybe_commit(self) -> None:
-        leadership = self._leading()
-        if self.log.commit_to(leadership.quorum_commit_index()):
-            leadership.committed()
-            self._go_on_with_change()
-
     # Reads
 
     def read_index(self) -> int:
@@ -432,6 +352,7 @@ class Raft(Recovering):
         """The state machine is current through `index`."""
         self.log.applied_to(index)
         self._release_applies(index)
+        self._is_ack_news = self._follows_acks
 
     def _release_applies(self, index: LogIndex) -> None:
         while self._apply_inflight and self._apply_inflight[0][0] <= index:
@@ -508,6 +429,7 @@ class Raft(Recovering):
             or self._dropped
             or self._answers
             or self._view_changed
+            or self._is_ack_news
             or self._snapshot is not None
             or self._may_end_recovery()
             or (self._leadership is not None and self._leadership.wants_pump)
@@ -528,6 +450,7 @@ class Raft(Recovering):
             self._leadership.pump()
             # A group of one confirms its reads in the same turn.
             self._finish_reads()
+        acks = self._take_acks() if self._follows_acks else None
         self._check_itself()
         ready = Ready(
             messages=self._messages,
@@ -536,6 +459,7 @@ class Raft(Recovering):
             reads=self._read_states,
             dropped=self._dropped,
             changes=self._answers,
+            acks=acks,
         )
         self._note_committed_membership()
         if self._view_changed:
@@ -556,6 +480,12 @@ class Raft(Recovering):
         check_promises(self._last_hard_state, now)
         if self._leadership is not None:
             check_leadership(self._leadership, self.log, self.node_id, now)
+        if self._follows_acks and self._leadership is not None:
+            check_acks(
+                self._membership.ack,
+                is_refusing=self._refuses_commands,
+                is_watched=self._watch is not None,
+            )
 
     def _take_append(self) -> StorageAppend | None:
         entries = self.log.take_unstable()

@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from raft.core.ack_policy import AckView
 from raft.core.errors import ChangeRefusal, DropReason
 from raft.core.messages import Message
 from raft.core.types import Entry, HardState, LogIndex, Membership, NodeId, SnapshotMeta, Term
@@ -163,3 +164,5 @@ class Ready:
     membership: MembershipView | None = None
     """Set when it changed. At the start, ask `core.membership`."""
     changes: list[ChangeAnswer] = field(default_factory=list)
+    acks: AckView | None = None
+    """What is known of who has what. Set when it changed, while an ack policy is on or somebody wants it."""

@@ -10,6 +10,8 @@ together, and does not trust them. docs/invariants.md lists all of it.
 
 from __future__ import annotations
 
+from raft.core.ack_types import AckSettings, AckState
+from raft.core.ack_watch import refuses_commands
 from raft.core.errors import InvariantViolation
 from raft.core.leader import Leadership
 from raft.core.log import RaftLog
@@ -40,6 +42,18 @@ def check_promises(before: HardState, now: HardState) -> None:
         or (now.term == before.term and before.voted_for not in (NO_NODE, now.voted_for))
     ):
         raise InvariantViolation(f"the hard state goes from {before} to {now}")
+
+
+def check_acks(ack: AckSettings, *, is_refusing: bool, is_watched: bool) -> None:
+    """A leader does what follows from the newest configuration (acknowledging.py): a gate that is forgotten
+    commits too soon, and a door that is forgotten shut lets nothing in for ever."""
+    if ack.state is not AckState.SYNC and not ack.policy.is_on:
+        raise InvariantViolation(f"the ack policy is off, and {ack.state.value}")
+    if refuses_commands(ack) is not is_refusing or (ack.policy.is_on and not is_watched):
+        raise InvariantViolation(
+            f"the ack policy is {ack}; commands are {'refused' if is_refusing else 'taken'},"
+            f" {'' if is_watched else 'not '}watched"
+        )
 
 
 def check_leadership(leadership: Leadership, log: RaftLog, node_id: NodeId, now: HardState) -> None:

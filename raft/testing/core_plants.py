@@ -120,7 +120,7 @@ class _StaysPaused(Leadership):
         if progress is None or not progress.paused:
             super().heartbeat_replied(reply)
         else:
-            progress.heard()
+            progress.heard(self._ticks)
             self.reads.acked(reply.sender, reply.read_position)
 
 

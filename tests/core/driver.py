@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from raft.core.ack_policy import AckView
 from raft.core.config import Config
 from raft.core.errors import Compacted, Unavailable
 from raft.core.membership_codec import decode_membership
@@ -175,6 +176,7 @@ class Node:
         self.dropped: list[DroppedProposal] = []
         self.changes: list[ChangeAnswer] = []
         self.snapshots_wanted: list[NodeId] = []
+        self.views: list[AckView] = []
 
     @property
     def leads(self) -> bool:
@@ -191,6 +193,8 @@ class Node:
         self.dropped += ready.dropped
         self.changes += ready.changes
         self.snapshots_wanted += ready.snapshots_wanted
+        if ready.acks is not None:
+            self.views.append(ready.acks)
         return ready
 
     def _write(self, append: StorageAppend) -> None:

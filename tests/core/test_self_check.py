@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from raft.core.ack_types import AckPolicy, AckRequirement, AckSettings, AckState
 from raft.core.errors import InvariantViolation
 from raft.core.raft import Raft
+from raft.core.types import MembershipChange
 from raft.testing.invariants import INVARIANTS
+from tests.core.group import Group
 from tests.core.solo import leader, member
 
 
@@ -100,6 +104,36 @@ def test_what_a_leader_must_not_be(spoil: Callable[[Raft], None], said: str) -> 
     spoil(core)
     with pytest.raises(InvariantViolation, match=said):
         core.ready()
+
+
+def _forget_the_gate(core: Raft) -> None:
+    core._watch = None
+
+
+def _shut_the_door(core: Raft) -> None:
+    core._refuses_commands = True
+
+
+def _degrade_nothing(core: Raft) -> None:
+    ack = AckSettings(AckPolicy(), AckState.DEGRADED)
+    core._membership = replace(core._membership, ack=ack)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_forget_the_gate, "not watched"),
+        (_shut_the_door, "commands are refused"),
+        (_degrade_nothing, "is off, and degraded"),
+    ],
+)
+def test_what_a_leader_with_an_ack_policy_must_not_be(spoil: Callable[[Raft], None], said: str) -> None:
+    group = Group(3)
+    group.elect(1)
+    group.change(1, MembershipChange(ack=AckPolicy(AckRequirement(1))))
+    spoil(group[1].core)
+    with pytest.raises(InvariantViolation, match=said):
+        group[1].core.ready()
 
 
 def test_the_page_names_every_invariant_of_the_simulators() -> None:
