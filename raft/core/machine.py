@@ -180,7 +180,6 @@ class Machine:
         self._last_hard_state = HardState(self.term, self.voted_for, self.log.commit_index)
         self._apply_inflight: deque[tuple[LogIndex, int]] = deque()
         self._apply_inflight_bytes = 0
-        # The ack policy
         self.ack_counts = AckCounts()
         self._committed_ack_state = self._configurations.committed.membership.ack.state
         self._note_policy()
