@@ -5,7 +5,19 @@ These are the public names; whatever is not listed here may change without notic
 
 import logging
 
+from raft.core.ack_policy import AckView
+from raft.core.ack_types import (
+    AckPolicy,
+    AckRequirement,
+    AckSettings,
+    AckStage,
+    AckState,
+    LabelRule,
+    OnTimeout,
+    WaitPoint,
+)
 from raft.core.errors import (
+    AcksMissing,
     Applied,
     ChangeRefusal,
     ChangeRefused,
@@ -26,10 +38,14 @@ from raft.core.errors import (
     Transferring,
     Unavailable,
 )
+from raft.core.messages import MemberAcks
 from raft.core.ready import Role
 from raft.core.types import NO_NODE, LogIndex, NodeId, Term
+from raft.runtime.ack_requests import AckedResult, AckRequest, PolicyUnmet
+from raft.runtime.ack_stats import WAIT_BUCKETS_MS, AckCounters, AckStats, MemberLag
 from raft.runtime.applier import StateMachineError
 from raft.runtime.config import NodeConfig
+from raft.runtime.leader_acks import LeaderAck, LeaderAckRefused, WriteFate
 from raft.runtime.log_watch import LogStalled
 from raft.runtime.logged_commands import LoggedCommand, logged_commands
 from raft.runtime.members import MemberInfo
@@ -61,6 +77,18 @@ __all__ = [
     "NO_NODE",
     "SNAPSHOT_CHUNK_BYTES",
     "SNAPSHOT_CHUNK_BYTES_MAX",
+    "WAIT_BUCKETS_MS",
+    "AckCounters",
+    "AckPolicy",
+    "AckRequest",
+    "AckRequirement",
+    "AckSettings",
+    "AckStage",
+    "AckState",
+    "AckStats",
+    "AckView",
+    "AckedResult",
+    "AcksMissing",
     "Applied",
     "ChangeRefusal",
     "ChangeRefused",
@@ -77,6 +105,9 @@ __all__ = [
     "InitialMember",
     "Inspection",
     "InvariantViolation",
+    "LabelRule",
+    "LeaderAck",
+    "LeaderAckRefused",
     "Link",
     "LinkFaultStats",
     "LinkRule",
@@ -84,7 +115,9 @@ __all__ = [
     "LogIndex",
     "LogStalled",
     "LoggedCommand",
+    "MemberAcks",
     "MemberInfo",
+    "MemberLag",
     "MemberRemoved",
     "MemoryNetwork",
     "MemoryTransport",
@@ -95,8 +128,10 @@ __all__ = [
     "NodeStats",
     "NodeStatus",
     "NotLeader",
+    "OnTimeout",
     "OutcomeUnknown",
     "Overloaded",
+    "PolicyUnmet",
     "ProposalDropped",
     "ProposalTooLarge",
     "RaftError",
@@ -117,6 +152,8 @@ __all__ = [
     "TransportStats",
     "Unavailable",
     "Verdict",
+    "WaitPoint",
+    "WriteFate",
     "WrongIdentity",
     "address_of",
     "check_can_listen",

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Final
 
 from raft.core.ack_policy import AckView, judge, policy_index, strengthened
 from raft.core.ack_types import AckPolicy, AckRequirement, AckSettings, AckStage, AckState, OnTimeout
 from raft.core.types import LogIndex, NodeId, Term
 from raft.runtime.ack_requests import AckRequest
+
+INDEX_MAX: Final = (1 << 64) - 1
 
 
 class Verdict(Enum):
@@ -43,6 +46,8 @@ class Ruling:
     """Through which index that is there."""
     own_index: LogIndex | None
     """Through which index what the caller asks for is there; None if he asks for nothing."""
+    possible_index: LogIndex | None
+    """Through which index all could be there by those who are heard. None: that is not asked."""
 
     @property
     def policy(self) -> AckPolicy:
@@ -60,10 +65,11 @@ class Ruling:
             return Verdict.UNKNOWN
         if index <= self.met_index:
             return Verdict.MET
+        is_over = is_overdue or (self.possible_index is not None and index > self.possible_index)
         is_own_met = self.own_index is None or index <= self.own_index
-        if is_own_met and self._is_lifted(is_overdue=is_overdue):
+        if is_own_met and self._is_lifted(is_over=is_over):
             return Verdict.LIFTED if self.policy.on_timeout is OnTimeout.DEGRADE else Verdict.UNMET
-        if not (is_overdue or self._is_hopeless(index)):
+        if not is_over:
             return None
         has_own_wish = not is_own_met or (self.request is not None and self.request.timeout_ms is not None)
         if self.policy.is_on and self.policy.on_timeout is OnTimeout.DEGRADE and not has_own_wish:
@@ -75,15 +81,10 @@ class Ruling:
         """Return how many other members have the entry at `index`, as far as is known here."""
         return 0 if self.view is None else judge(self.full, self.view, index).acked
 
-    def _is_lifted(self, *, is_overdue: bool) -> bool:
+    def _is_lifted(self, *, is_over: bool) -> bool:
         # RECOVERING: there is hope, so the time is waited for, but it is not yet a promise.
         state = self.state
-        return state is AckState.DEGRADED or (state is AckState.RECOVERING and is_overdue)
-
-    def _is_hopeless(self, index: LogIndex) -> bool:
-        if self.policy.wait_no_replica or self.view is None:
-            return False
-        return not judge(self.full, self.view, index).is_possible
+        return state is AckState.DEGRADED or (state is AckState.RECOVERING and is_over)
 
 
 def rule(
@@ -116,11 +117,23 @@ def rule(
     if known is not None and full.stage is AckStage.APPLIED:
         known = _with_applied(known, own_id, applied_index)
     if known is None:
-        met_index, own_index = 0, None if own is None else 0
-    else:
-        met_index = policy_index(full, known)
-        own_index = None if own is None else policy_index(own, known)
-    return Ruling(request, settings, term, known, full, met_index, own_index)
+        return Ruling(request, settings, term, None, full, 0, None if own is None else 0, None)
+    possible_index = None
+    if not settings.policy.wait_no_replica and known.members:
+        possible_index = policy_index(full, _at_best(known))
+    own_index = None if own is None else policy_index(own, known)
+    return Ruling(request, settings, term, known, full, policy_index(full, known), own_index, possible_index)
+
+
+def _at_best(view: AckView) -> AckView:
+    """Return what will be, if all who are heard from get everything, and the others nothing more."""
+    best = {
+        node_id: member._replace(persisted_index=INDEX_MAX, applied_index=INDEX_MAX)
+        if member.is_heard
+        else member
+        for node_id, member in view.members.items()
+    }
+    return view._replace(members=best)
 
 
 def _with_applied(view: AckView, own_id: NodeId, applied_index: LogIndex) -> AckView:

@@ -81,9 +81,9 @@ class AckStats:
     wait_sessions: int
     """Writes that wait now."""
     no_times: int
-    """How often this node, as the leader, made the cluster go on without the policy."""
+    """Changes to DEGRADED that were committed, as seen here."""
     state_changes_total: int
-    """Of the state that is committed, as seen here."""
+    """All changes of the state, likewise."""
     members: dict[NodeId, MemberLag]
 
     @property

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from raft.core.ack_policy import AckView
 from raft.core.ack_types import NO_ACKS, AckSettings, AckStage, AckState
 from raft.core.errors import RaftError
-from raft.core.types import LogIndex, NodeId, Term
+from raft.core.types import NO_NODE, LogIndex, NodeId, Term
 from raft.runtime.ack_requests import AckedResult, AckRequest, PolicyUnmet
 from raft.runtime.ack_ruling import Ruling, Verdict, rule
 from raft.runtime.ack_stats import AckCounters
@@ -98,13 +98,14 @@ class AckWaits:
         self.view: AckView | None = None
         self.seen_s: dict[NodeId, float] = {}
         """When each member was last seen to have something new."""
-        self.state_changes = 0
         self.has_news = False
         """Whether `judge` has something to do."""
         self._scans_all = False
         self._waiters: dict[int, _Waiter] = {}
         self._groups: dict[AckRequest | None, dict[int, _Waiter]] = {}
         self._fresh: list[_Waiter] = []
+        self._rulings: dict[AckRequest | None, Ruling] = {}
+        """Made since the last news."""
         self.count = 0
         """Writes that wait."""
         self.bytes = 0
@@ -175,6 +176,10 @@ class AckWaits:
 
     def viewed(self, view: AckView) -> None:
         """The leader says what members have."""
+        if view.leader == NO_NODE:
+            # The leader is lost sight of. What it said stays true; but its own copy is told from the others'
+            # only by its name, and would count as an acknowledgement.
+            return
         now_s = self._clock()
         before, self.view = self.view, view
         known = before.members if before is not None and before.term == view.term else {}
@@ -190,7 +195,7 @@ class AckWaits:
             self.counters.net_waits += 1
             self.counters.net_wait_time_us += max(int((now_s - self._net_since_s) * 1e6), 0)
             self._net_since_s = now_s
-            self.has_news = True
+        self._is_news()
 
     def settled(self, settings: AckSettings) -> None:
         """`settings` are committed."""
@@ -199,33 +204,27 @@ class AckWaits:
         before, self.settings = self.settings, settings
         self.is_on = settings.policy.is_on
         if settings.state is not before.state:
-            self.state_changes += 1
             level = logging.WARNING if settings.state is AckState.DEGRADED else logging.INFO
             logger.log(level, "the ack policy's state is %s", settings.state.value)
-        self.has_news = self._scans_all = True
+        self._scans_all = True
+        self._is_news()
 
     def in_term(self, term: Term) -> None:
         """The newest term that is known here."""
         if term > self._term:
             self._term = term
-            self.has_news = True
+            self._is_news()
 
-    def judge(self, applied_index: LogIndex) -> None:
+    def judge(self) -> None:
         """Tell those whose waiting has ended. To be called when a turn has applied what it had."""
         self.has_news = False
-        self._applied_index = applied_index
-        scans_all = self._scans_all or not self.settings.policy.wait_no_replica
-        self._scans_all = False
+        scans_all, self._scans_all = self._scans_all, False
         for request, waiters in list(self._groups.items()):
             ruling = self._rule(request)
-            ended: list[tuple[_Waiter, Verdict]] = []
-            for waiter in waiters.values():
-                verdict = ruling.of(waiter.index, waiter.term, is_overdue=waiter.is_overdue)
-                if verdict is not None:
-                    ended.append((waiter, verdict))
-                elif not scans_all:
-                    # Those behind it have no more than this one. What time does to them: see `overdue`.
-                    break
+            ended = _ended(ruling, waiters.values(), scans_all=scans_all)
+            if len(ended) < len(waiters) and ruling.possible_index is not None and not scans_all:
+                # What is hopeless is hopeless from some entry on.
+                ended += reversed(_ended(ruling, reversed(waiters.values()), scans_all=False))
             if ended:
                 self._end_all(ruling, ended)
         fresh, self._fresh = self._fresh, []
@@ -233,12 +232,16 @@ class AckWaits:
             if waiter.sequence in self._waiters:
                 self._wait(waiter)
 
-    def applied_here(self) -> None:
-        """This member has applied more: only who waits for applications wants to know."""
-        if self._waiters and (
-            self._asking_applied or self.settings.policy.requirement.stage is AckStage.APPLIED
-        ):
-            self.has_news = True
+    def applied_here(self, index: LogIndex) -> None:
+        """This member has applied everything through `index`: only who waits for applications cares."""
+        self._applied_index = index
+        if self._asking_applied or self.settings.policy.requirement.stage is AckStage.APPLIED:
+            self._is_news()
+
+    def seen_ago_ms(self, node_id: NodeId) -> int | None:
+        """Return how long ago a member was seen to have something new; None if it was not yet."""
+        seen_s = self.seen_s.get(node_id)
+        return None if seen_s is None else max(int((self._clock() - seen_s) * 1000.0), 0)
 
     # Time
 
@@ -284,8 +287,17 @@ class AckWaits:
             if request.wants_applied:
                 self._asking_applied += count
 
+    def _is_news(self) -> None:
+        self._rulings.clear()
+        self.has_news = bool(self._waiters)
+
     def _rule(self, request: AckRequest | None) -> Ruling:
-        return rule(request, self.settings, self.view, self._term, self._own_id, self._applied_index)
+        ruling = self._rulings.get(request)
+        if ruling is None:
+            ruling = self._rulings[request] = rule(
+                request, self.settings, self.view, self._term, self._own_id, self._applied_index
+            )
+        return ruling
 
     def _wait(self, waiter: _Waiter) -> None:
         request = waiter.request or _NOTHING_ASKED
@@ -343,6 +355,19 @@ class AckWaits:
             del self._groups[waiter.request]
         if waiter.request is not None:
             self.left(waiter.request)
+
+
+def _ended(ruling: Ruling, waiters: Iterable[_Waiter], *, scans_all: bool) -> list[tuple[_Waiter, Verdict]]:
+    """Return those of `waiters` whose waiting has ended; unless all are to be looked at, up to the first one
+    that has not: those behind it have no more. What time does to them: see `overdue`."""
+    ended: list[tuple[_Waiter, Verdict]] = []
+    for waiter in waiters:
+        verdict = ruling.of(waiter.index, waiter.term, is_overdue=waiter.is_overdue)
+        if verdict is not None:
+            ended.append((waiter, verdict))
+        elif not scans_all:
+            break
+    return ended
 
 
 def _unmet(waiter: _Waiter, verdict: Verdict, ruling: Ruling, acked: int) -> RaftError:

@@ -75,6 +75,19 @@ class NodeConfig:
 
     reads_waiting_max: int = 65_536
 
+    allows_leader_ack: bool = False
+    """Whether `propose_leader_acked` is there: writes that are acknowledged before a majority has them, and
+    lost with their leader. See raft.runtime.leader_acks."""
+
+    unreplicated_entries_max: int = 1000
+    """Of writes acknowledged so: above it they are refused until a majority has some of them. This, and the
+    next two, bound what one change of the leader may lose."""
+
+    unreplicated_bytes_max: int = 4 * MIB
+
+    unreplicated_ms_max: int = 1000
+    """How long the oldest of them may not have been replicated."""
+
     turn_budget_s: float = 0.005
     """After so long in one turn with messages, or with applying, the loop gets its turn."""
 
@@ -147,6 +160,9 @@ class NodeConfig:
             "proposal_batch_max",
             "proposal_batch_bytes_max",
             "reads_waiting_max",
+            "unreplicated_entries_max",
+            "unreplicated_bytes_max",
+            "unreplicated_ms_max",
             "learners_max",
             "command_bytes_max",
             "log_bytes_max",
@@ -197,4 +213,5 @@ class NodeConfig:
             heartbeat_ticks=self.heartbeat_ticks,
             command_bytes_max=self.command_bytes_max + ORIGIN_BYTES,
             learners_max=self.learners_max,
+            tick_ms=max(round(self.tick_interval_s * 1000), 1),
         )

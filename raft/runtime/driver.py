@@ -39,14 +39,15 @@ from raft.core.messages import ChangeRequest, Message, Propose, StateRequest
 from raft.core.raft import Raft
 from raft.core.ready import Ready, Role, StorageAppend
 from raft.core.types import NO_NODE, LogIndex, LogReader, MembershipChange, NodeId
-from raft.runtime.ack_requests import AckRequest
-from raft.runtime.ack_waits import AckWaits
+from raft.runtime.ack_requests import AckedResult, AckRequest
+from raft.runtime.acks import Acks
 from raft.runtime.applier import Applier
 from raft.runtime.config import NodeConfig
 from raft.runtime.deadlines import Deadlines
 from raft.runtime.factories import RandomBits
 from raft.runtime.group import Group
 from raft.runtime.installer import InstallNotes
+from raft.runtime.leader_acks import LeaderAck
 from raft.runtime.log_watch import LogWatch
 from raft.runtime.log_writer import LogWriter, WritableLog
 from raft.runtime.members import Members
@@ -56,6 +57,7 @@ from raft.runtime.snapshots import Snapshots, can_snapshot
 from raft.runtime.state_machine import SnapshotMachine, StateMachine
 from raft.runtime.stats import NodeStats
 from raft.runtime.worker import Worker
+from raft.storage.compaction import SegmentSpan
 from raft.transport.interface import Pipe, PipeBroken, Transport
 from raft.transport.peers import ClusterDescription
 
@@ -77,6 +79,8 @@ class Log(WritableLog, LogReader, Protocol):
     def publish(self, append: StorageAppend) -> None: ...
 
     def publish_compaction(self) -> None: ...
+
+    def segments(self) -> Sequence[SegmentSpan]: ...
 
 
 class Driver:
@@ -113,8 +117,7 @@ class Driver:
         self.stats = stats = NodeStats()
         self._deadlines: Deadlines[int] = Deadlines(config.tick_interval_s, loop.time())
         self._read_deadlines: Deadlines[Barrier] = Deadlines(config.tick_interval_s, loop.time())
-        self._ack_deadlines: Deadlines[int] = Deadlines(config.tick_interval_s, loop.time())
-        self.acks = self._make_acks(members)
+        self.acks = Acks(config, core, loop.time)
         self.proposals = self._make_proposals()
         self.reads = Reads(count_max=config.reads_waiting_max, deadlines=self._read_deadlines, stats=stats)
         self.writer = LogWriter(log, log_worker, stats, self._on_written, self._on_compacted, self._fail)
@@ -148,17 +151,6 @@ class Driver:
         self._next_tick_s = 0.0
         self._next_note_s = 0.0
 
-    def _make_acks(self, members: Members) -> AckWaits:
-        acks = AckWaits(
-            own_id=self._core.node_id,
-            clock=self._loop.time,
-            deadlines=self._ack_deadlines,
-            want=lambda applied: None,
-        )
-        acks.settled(members.view.committed.ack)
-        acks.in_term(self._core.term)
-        return acks
-
     def _make_proposals(self) -> Proposals:
         config = self._config
         return Proposals(
@@ -168,7 +160,7 @@ class Driver:
             batch_count_max=config.proposal_batch_max,
             batch_bytes_max=config.proposal_batch_bytes_max,
             deadlines=self._deadlines,
-            acks=self.acks,
+            acks=self.acks.waits,
             stats=self.stats,
         )
 
@@ -251,10 +243,18 @@ class Driver:
 
     # What arrives
 
-    def propose(
-        self, command: bytes, timeout_s: float, ack: AckRequest | None = None
-    ) -> asyncio.Future[object]:
+    def propose(self, command: bytes, timeout_s: float) -> asyncio.Future[object]:
+        future = self.proposals.submit(command, self._loop.time() + timeout_s, self._loop)
+        self.wake()
+        return future
+
+    def propose_acked(self, command: bytes, timeout_s: float, ack: AckRequest) -> asyncio.Future[AckedResult]:
         future = self.proposals.submit(command, self._loop.time() + timeout_s, self._loop, ack)
+        self.wake()
+        return cast("asyncio.Future[AckedResult]", future)
+
+    def propose_leader_acked(self, command: bytes, timeout_s: float) -> asyncio.Future[LeaderAck]:
+        future = self.acks.leader.submit(command, self._loop.time() + timeout_s, self._loop)
         self.wake()
         return future
 
@@ -314,6 +314,23 @@ class Driver:
             raise PipeBroken("this member takes no snapshot")
         await self.snapshots.serve(node_id, pipe)
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether nothing is on its way of which somebody at this node waits to hear."""
+        waiting = self.proposals.handed_count or len(self.reads) or self.acks.leader.has_waiting
+        return not waiting
+
+    def fail_all(self) -> None:
+        """This node has stopped: tell whoever still waits what is true."""
+        self.proposals.fail_all()
+        self.acks.leader.fail_all()
+        self.reads.fail_all()
+        self.group.stop()
+
+    def log_spans(self) -> Sequence[SegmentSpan]:
+        """The segments of the log, for figures: the writer's thread may just be at work on them."""
+        return self._log.segments()
+
     def _on_written(self, appends: Sequence[StorageAppend]) -> None:
         if self._stopped:
             return
@@ -336,6 +353,7 @@ class Driver:
     def _on_installed(self) -> None:
         """The core and the log stand at a snapshot."""
         self.reads.applied(self._core.applied_index)
+        self.acks.applied(self._core.applied_index)
         self._compact()
         self.wake()
 
@@ -373,7 +391,6 @@ class Driver:
             return
         # After the turn: a result that had arrived before the deadline counts.
         self.acks.tick(now_s)
-        self.acks.overdue(self._ack_deadlines.pop_due(now_s))
         for sequence in self._deadlines.pop_due(now_s):
             self.proposals.expired(sequence)
         self.reads.expire(self._read_deadlines.pop_due(now_s))
@@ -414,8 +431,7 @@ class Driver:
             if outgoing:
                 self._transport.send(outgoing)
             self._apply()
-            if self.acks.has_news:
-                self.acks.judge(self._core.applied_index)
+            self.acks.turn_done()
             if self.snapshots is not None:
                 self.snapshots.poll()
         except Exception as error:
@@ -483,6 +499,8 @@ class Driver:
             self._are_ticks_overdue = False
 
     def _feed_proposals(self) -> None:
+        if self.acks.leader.has_fresh:
+            self.acks.leader.feed()
         if not self.proposals.has_fresh:
             return
         for sequences, payloads in self.proposals.take_batches():
@@ -497,6 +515,7 @@ class Driver:
 
     def _take(self, ready: Ready, outgoing: list[Message]) -> None:
         outgoing.extend(ready.messages)
+        self.acks.reported(ready)
         if ready.append is not None:
             if self.writer.submit(ready.append):
                 self._finish(ready.append, outgoing)
@@ -518,10 +537,8 @@ class Driver:
             self.group.answered(answer)
         if ready.membership is not None:
             self.group.viewed(ready.membership)
-            self.acks.settled(ready.membership.committed.ack)
         if ready.soft_state is not None:
             role, leader, term = ready.soft_state
-            self.acks.in_term(term)
             logger.info(
                 "term %d: this member is %s, the leader is %s",
                 term,
@@ -536,7 +553,7 @@ class Driver:
         applied_index: LogIndex = self.applier.run()
         if applied_index:
             self._core.apply_done(applied_index)
-            self.acks.applied_here()
+            self.acks.applied(applied_index)
             self.reads.applied(applied_index)
             self.applier.maybe_flush()
             if self.proposals.has_fresh:

@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 
+from raft.core.ack_types import LABELS_MAX, check_label
 from raft.core.errors import ChangeRefusal, ChangeRefused, MemberRemoved, OutcomeUnknown, TransferFailed
 from raft.core.types import NO_NODE, MembershipChange, NodeId
 from raft.runtime.driver import Driver
@@ -104,6 +105,18 @@ class MemberOperations(ABC):
             return
         details = ((node_id, encode_details(urls, info.incarnation)),)
         await self._change(MembershipChange(details=details), timeout_s)
+
+    async def set_labels(self, node_id: NodeId, labels: Mapping[str, str], *, timeout_s: float) -> None:
+        """Let a member have these labels and no others: what rules of the ack policy speak of. Refused as
+        ACKS_IMPOSSIBLE if the policy needs one that goes. Raises ValueError for bad ones."""
+        if len(labels) > LABELS_MAX:
+            raise ValueError(f"{len(labels)} labels; a member has at most {LABELS_MAX}")
+        for name, value in labels.items():
+            check_label(name, value)
+        wanted = tuple(sorted(labels.items()))
+        if wanted == self._known(node_id).labels:
+            return
+        await self._change(MembershipChange(labels=((node_id, wanted),)), timeout_s)
 
     async def replace_member(
         self,

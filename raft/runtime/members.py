@@ -15,7 +15,7 @@ from typing import Final
 
 from raft.core.membership_codec import DETAILS_BYTES_MAX
 from raft.core.ready import MembershipView
-from raft.core.types import NO_NODE, Membership, NodeId
+from raft.core.types import NO_NODE, Labels, Membership, NodeId
 from raft.storage.directory import InitialMember
 from raft.transport.address import address_of
 from raft.transport.codec import ADDRESSES_MAX
@@ -40,6 +40,8 @@ class MemberInfo:
     """Of its data directory; 0 until a member has seen it."""
     is_learner: bool = False
     """Gets the log and has no vote."""
+    labels: Labels = ()
+    """(name, value) pairs: what rules of the ack policy speak of."""
 
 
 def check_peer_urls(peer_urls: Iterable[str]) -> tuple[str, ...]:
@@ -91,6 +93,7 @@ def initial_membership(members: Mapping[NodeId, InitialMember]) -> Membership:
 def infos_of(membership: Membership) -> dict[NodeId, MemberInfo]:
     """Return every member of `membership`, in the order of ids."""
     details = dict(membership.details)
+    labels = dict(membership.labels)
     infos = {}
     for node_id in sorted(membership.members):
         try:
@@ -99,7 +102,9 @@ def infos_of(membership: Membership) -> dict[NodeId, MemberInfo]:
             # Written by a program that is newer, or broken. The member counts all the same.
             logger.error("member %x has no address: %s", node_id, error)
             urls, incarnation = (), 0
-        infos[node_id] = MemberInfo(node_id, urls, incarnation, not membership.is_voter(node_id))
+        infos[node_id] = MemberInfo(
+            node_id, urls, incarnation, not membership.is_voter(node_id), labels.get(node_id, ())
+        )
     return infos
 
 

@@ -28,7 +28,6 @@ from raft.core.errors import (
     ConfigError,
     InvariantViolation,
     MemberRemoved,
-    ProposalTooLarge,
     RaftError,
     Stopping,
     StorageError,
@@ -37,12 +36,13 @@ from raft.core.raft import Raft
 from raft.core.ready import Role
 from raft.core.types import NO_NODE, LogIndex, Membership, NodeId, Term
 from raft.runtime import lost_data
+from raft.runtime.ack_operations import AckOperations
 from raft.runtime.config import NodeConfig
 from raft.runtime.driver import Driver
 from raft.runtime.factories import NodeFactories
 from raft.runtime.group import REMOVED_TEXT
 from raft.runtime.log_watch import LogStalled
-from raft.runtime.member_operations import MemberOperations, checked_timeout
+from raft.runtime.member_operations import checked_timeout
 from raft.runtime.members import Members, initial_membership
 from raft.runtime.snapshots import can_snapshot
 from raft.runtime.state_machine import StateMachine
@@ -102,7 +102,7 @@ class _Parts:
     transport: Transport | None = None
 
 
-class Node(MemberOperations):
+class Node(AckOperations):
     """Made by `start`. All methods are called on the event loop's thread."""
 
     def __init__(self, config: NodeConfig, parts: _Parts) -> None:
@@ -185,24 +185,6 @@ class Node(MemberOperations):
         return node
 
     # What the user asks
-
-    async def propose(self, command: bytes, *, timeout_s: float) -> object:
-        """Replicate `command` and return what the state machine of this node made of it.
-
-        Raises ProposalTooLarge, Overloaded, NotLeader (no leader was found in time), Stopping: the
-        command was certainly not applied. Raises OutcomeUnknown when it may have been, or may yet be.
-        An Exception that the state machine returned as the result is raised as it is.
-        """
-        return await self.propose_nowait(command, timeout_s=timeout_s)
-
-    def propose_nowait(self, command: bytes, *, timeout_s: float) -> asyncio.Future[object]:
-        """The same, as a future, without a coroutine for each command. Raises ProposalTooLarge,
-        Overloaded and Stopping at once."""
-        if len(command) > self.config.command_bytes_max:
-            raise ProposalTooLarge(
-                f"a command of {len(command)} bytes; the limit is {self.config.command_bytes_max}"
-            )
-        return self._running().propose(command, checked_timeout(timeout_s))
 
     async def read_barrier(self, *, timeout_s: float) -> None:
         """Return once the state machine has applied everything that was committed when this was
@@ -348,9 +330,7 @@ class Node(MemberOperations):
             driver.proposals.fail_waiting()
             await self._wait_drained(driver)
             await self._hand_over(driver)
-        driver.proposals.fail_all()
-        driver.reads.fail_all()
-        driver.group.stop()
+        driver.fail_all()
 
     async def _hand_over(self, driver: Driver) -> None:
         """Let another member lead at once, where the others would wait for an election timeout."""
@@ -366,7 +346,7 @@ class Node(MemberOperations):
         """Wait for proposals and reads that are on their way, within limits."""
         end_s = self._loop.time() + self.config.stop_drain_s
         while self._loop.time() < end_s and self._fatal is None:
-            if not driver.proposals.handed_count and not len(driver.reads):
+            if driver.is_drained:
                 return
             await asyncio.sleep(self.config.tick_interval_s / 5)
 

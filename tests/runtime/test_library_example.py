@@ -83,7 +83,7 @@ def test_the_page_names_only_what_exists() -> None:
     for name in set(re.findall(r"\bnode\.([a-z_]+)\(", PAGE)):
         assert hasattr(raft.Node, name), name
     errors = re.findall(r"^\| `(\w+)` \| (yes|no|unknown) \| (yes|no) \|", PAGE, re.M)
-    assert len(errors) == 7
+    assert len(errors) == 10
     for name, applied, retryable in errors:
         error = getattr(raft, name)
         assert (error.applied, error.retryable) == (applied, retryable == "yes"), name
