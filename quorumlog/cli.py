@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from quorumlog.commands import ack, cluster, fault, kv, members, snapshot, txn, wal
+from quorumlog.commands import ack, check_history, cluster, fault, kv, members, snapshot, txn, wal
 from quorumlog.commands.arguments import CommandParser, Parser, add_global_options
 from quorumlog.commands.exits import EXIT_STATUS_HELP, Exit, UsageError, complain, drop_output
 from quorumlog.streams import occupy_standard_streams
@@ -78,7 +78,7 @@ def build_parser(*, with_server: bool = False) -> argparse.ArgumentParser:
         serve.add_arguments(subparsers)
     else:
         subparsers.add_parser("serve", help=_SERVE_SUMMARY, add_help=False)
-    for module in (kv, txn, cluster, members, ack, snapshot, wal, fault):
+    for module in (kv, txn, cluster, members, ack, snapshot, wal, check_history, fault):
         module.add_arguments(subparsers)
     return parser
 

@@ -32,6 +32,7 @@ from kvstore.checking.history import (
     kvs_of,
 )
 from kvstore.checking.revision_checker import Violation
+from kvstore.checking.words import data_text
 
 VIOLATIONS_MAX: Final = 100
 """A store that lost its disk lost everything; nobody reads a million lines of it."""
@@ -162,15 +163,17 @@ class _Check:
             if kv is None:
                 if last.value is not None and not any(_covers(op, key) for op in self._unknown_deletes):
                     text = f"the acknowledged write of revision {last.revision} is gone: "
-                    yield Violation("lost-write", f"{text}{state.name} has no {key!r}", (last.operation,))
+                    yield Violation(
+                        "lost-write", f"{text}{state.name} has no {data_text(key)}", (last.operation,)
+                    )
             elif kv.mod_revision < last.revision:
                 text = (
-                    f"the acknowledged write of revision {last.revision} is gone: {state.name} has {key!r} "
-                    f"as of revision {kv.mod_revision}"
+                    f"the acknowledged write of revision {last.revision} is gone: {state.name} has "
+                    f"{data_text(key)} as of revision {kv.mod_revision}"
                 )
                 yield Violation("lost-write", text, (last.operation,))
             elif kv.mod_revision == last.revision and kv.value != last.value:
-                text = f"{state.name} has another {key!r} at revision {last.revision} than was acknowledged"
+                text = f"{state.name} has another value of {data_text(key)} at revision {last.revision}"
                 yield Violation("lost-write", text, (last.operation,))
 
     def _newest(self, key: bytes) -> _Last | None:
@@ -198,14 +201,14 @@ class _Check:
         writer = writers.by_fate.get("taken")
         if writer is not None and kv.mod_revision != writer.revision:
             text = (
-                f"{who} the value of {kv.key!r} of revision {writer.revision} as written by revision "
-                f"{kv.mod_revision}, too"
+                f"{who} the value of {data_text(kv.key)} of revision {writer.revision} as written by "
+                f"revision {kv.mod_revision}, too"
             )
             yield Violation("doubled-write", text, (writer, *readers))
             return
         first, earlier = self._shown.setdefault(what, (kv.mod_revision, reader))
         if first != kv.mod_revision:
-            text = f"{who} one write of {kv.key!r} at revision {kv.mod_revision}, earlier it was at {first}"
+            text = f"{who} one write of {data_text(kv.key)} at revision {kv.mod_revision} and at {first}"
             culprits = (writers.by_fate.get("possible"), earlier, reader)
             yield Violation("doubled-write", text, tuple(one for one in culprits if one is not None))
 
@@ -214,12 +217,12 @@ class _Check:
     ) -> Violation:
         by_fate = writers.by_fate if writers is not None else {}
         if "refused" in by_fate:
-            text = f"{who} a value of {kv.key!r} whose write was refused for certain"
+            text = f"{who} a value of {data_text(kv.key)} whose write was refused for certain"
             return Violation("refused-but-applied", text, (by_fate["refused"], *readers))
         if "not-taken" in by_fate:
-            text = f"{who} a value of {kv.key!r} that stands in the branch that was not taken"
+            text = f"{who} a value of {data_text(kv.key)} that stands in the branch that was not taken"
             return Violation("wrong-branch", text, (by_fate["not-taken"], *readers))
-        text = f"{who} a value of {kv.key!r} at revision {kv.mod_revision} that nobody wrote"
+        text = f"{who} a value of {data_text(kv.key)} at revision {kv.mod_revision} that nobody wrote"
         return Violation("phantom", text, readers)
 
 

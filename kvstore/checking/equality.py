@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from kvstore.checking.acknowledged import State
+from kvstore.checking.history import RangeResult
 from kvstore.checking.revision_checker import Undecided, Violation
+from kvstore.checking.words import data_text, result_text
 
 DIFFERENCES_SHOWN: Final = 5
 
@@ -48,8 +50,13 @@ def check_states(states: Sequence[State]) -> list[Violation]:
         if differing:
             key = differing[0]
             text = (
-                f"{first.name} and {state.name} differ at revision {state.revision} in "
-                f"{len(differing)} keys; {key!r} is {first.kvs.get(key)} there, {state.kvs.get(key)} here"
+                f"{first.name} and {state.name} differ at revision {state.revision} in {len(differing)} "
+                f"keys; {data_text(key)}: {_shown(first, key)} there, {_shown(state, key)} here"
             )
             violations.append(Violation("nodes-differ", text))
     return violations[:DIFFERENCES_SHOWN]
+
+
+def _shown(state: State, key: bytes) -> str:
+    kv = state.kvs.get(key)
+    return result_text(RangeResult((kv,))) if kv is not None else "missing"

@@ -66,6 +66,17 @@ class Fields:
             raise Fault(self._path_of(name), "is no base64") from None
         raise Fault(self._path_of(name), 'is neither a string nor {"base64": ...}')
 
+    def base64(self, name: str, default: bytes | None = None) -> bytes:
+        """Bytes in the way of etcd's JSON."""
+        if default is not None and name not in self._left:
+            return default
+        try:
+            return base64.b64decode(self.text(name), validate=True)
+        except (binascii.Error, ValueError) as error:
+            if isinstance(error, Fault):
+                raise
+            raise Fault(self._path_of(name), "is no base64") from None
+
     def object(self, name: str) -> Fields:
         return Fields(self._take(name, None), self._path_of(name))
 

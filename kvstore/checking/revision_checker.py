@@ -42,9 +42,13 @@ from kvstore.checking.history import (
     update,
     written_values,
 )
+from kvstore.checking.words import data_text, result_text
 
 CHOICES_MAX = 200_000
 """Fillings of gaps that are tried before the check gives up."""
+CANDIDATES_MAX = 2_000_000
+"""Writes that are looked at for a gap, in all. Some ten seconds: a run with thousands of unknown writes and
+no record of what became of them may have no answer within anybody's patience."""
 
 
 class Undecided(Exception):
@@ -192,6 +196,9 @@ class _Search:
     by_value: dict[bytes, list[Operation]] = field(default_factory=lambda: defaultdict(list))
     """The unknown writes by what they would write."""
     without_value: list[Operation] = field(default_factory=list)
+    pinned: dict[int, Operation] = field(default_factory=dict)
+    """The unknown write of a revision, where a reply tells: it shows the value with its mod_revision."""
+    looked_at: int = 0
     revisions: list[int] = field(default_factory=list)
     returns_ns: list[int] = field(default_factory=list)
     """returns_ns[i]: first return of any operation answered at revisions[i] or above."""
@@ -207,6 +214,7 @@ class _Search:
                 self.by_value[value].append(operation)
             if not written or _has_delete(operation):
                 self.without_value.append(operation)
+        self._pin()
         last = max((operation.revision for operation in self.known), default=self.first_revision)
         low = min((operation.revision for operation in self.known), default=self.first_revision)
         if low < self.first_revision:
@@ -260,7 +268,8 @@ class _Search:
         while self.choices:
             choice = self.choices[-1]
             if choice.chosen is not None:
-                self.used.discard(choice.chosen.id)
+                if choice.revision not in self.pinned:
+                    self.used.discard(choice.chosen.id)
                 choice.chosen = None
             if choice.candidates:
                 self.tried += 1
@@ -276,8 +285,12 @@ class _Search:
         position = bisect_left(self.revisions, revision)
         before_ns = self.returns_ns[position]
         earliest: dict[object, Operation] = {}
-        for operation in self._fitting(revision):
-            if operation.id in self.used or operation.call_ns > before_ns:
+        pinned = self.pinned.get(revision)
+        if self.looked_at > CANDIDATES_MAX:
+            raise Undecided(f"{CANDIDATES_MAX} unknown writes looked at to fill gaps")
+        for operation in self._fitting(revision) if pinned is None else (pinned,):
+            self.looked_at += 1
+            if operation.call_ns > before_ns or (operation.id in self.used and pinned is not operation):
                 continue
             _, effects = apply(state, operation.request, revision)
             if not effects or not self._agrees(revision, effects):
@@ -285,7 +298,29 @@ class _Search:
             other = earliest.setdefault(operation.request, operation)
             if operation.call_ns < other.call_ns:
                 earliest[operation.request] = operation
-        return sorted(earliest.values(), key=lambda operation: operation.call_ns)
+        # The latest first: most that take effect do so soon.
+        return sorted(earliest.values(), key=lambda operation: -operation.call_ns)
+
+    def _pin(self) -> None:
+        """Take from the replies which unknown write made a revision. A value that only one call writes can
+        have come from it alone; were it made elsewhere, that reply would be wrong anyway."""
+        if not self.unknown:
+            return
+        written = written_values(operation.request for operation in self.known)
+        sole = {
+            value: writers[0]
+            for value, writers in self.by_value.items()
+            if len(writers) == 1 and value not in written and value not in self.initial_values
+        }
+        places: dict[int, int] = {}
+        for operation in self.known:
+            for kv in kvs_of(operation.result):
+                writer = sole.get(kv.value)
+                if writer is not None and kv.mod_revision not in self.writers:
+                    place = places.setdefault(writer.id, kv.mod_revision)
+                    if place == kv.mod_revision:
+                        self.pinned.setdefault(place, writer)
+        self.used.update(writer.id for writer in self.pinned.values())
 
     def _fitting(self, revision: int) -> Sequence[Operation]:
         """Return the unknown writes that may have left the record of `revision`. Without this, a run with
@@ -303,7 +338,7 @@ class _Search:
 
     def _unexplained(self, revision: int) -> Violation:
         record = self.records.get(revision)
-        what = f", which changed {sorted(record)}," if record else ""
+        what = f", which changed {', '.join(map(data_text, sorted(record)))}," if record else ""
         text = f"revision {revision}{what} was made by no call of this history that it could be"
         return Violation("gap", text)
 
@@ -331,7 +366,7 @@ class _Search:
             self.values = written_values(op.request for op in (*self.known, *self.unknown))
             self.values |= self.initial_values
         values = {kv.value for kv in due}
-        text = f"replay gives {expected}"
+        text = f"it should be: {result_text(expected)}"
         if any(kv.value not in self.values and kv.value not in values for kv in shown):
             return Violation("phantom", f"shows a value that nobody wrote; {text}", (operation,))
         newest = {kv.key: kv.mod_revision for kv in shown}

@@ -57,7 +57,13 @@ class Report:
 
     @property
     def violations(self) -> list[Violation]:
-        return [violation for check in self.checks for violation in check.violations]
+        """Each fault once, though two checks may have found it."""
+        found: dict[object, Violation] = {}
+        for check in self.checks:
+            for violation in check.violations:
+                ids = tuple(operation.id for operation in violation.operations)
+                found.setdefault((violation.kind, ids or violation.text), violation)
+        return list(found.values())
 
 
 _NOBODY: Final = -(2**62)

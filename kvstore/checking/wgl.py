@@ -37,6 +37,7 @@ from kvstore.checking.history import (
     selected,
 )
 from kvstore.checking.revision_checker import Undecided, Violation, check_processes
+from kvstore.checking.words import data_text
 
 STEPS_MAX = 3_000_000
 """Some seconds of one core for each key."""
@@ -97,11 +98,11 @@ def check_linearizable(
             shown = tuple(
                 call.operation for call in sorted(calls, key=lambda call: call.call_ns)[:CALLS_SHOWN]
             )
-            text = f"no order of the {len(calls)} calls on {key!r} explains the replies"
+            text = f"no order of the {len(calls)} calls on {data_text(key)} explains the replies"
             violations.append(Violation("not-linearizable", text, shown))
     if undecided and not violations:
         raise Undecided(
-            f"{steps_max} steps were not enough for {undecided[0]!r} ({len(undecided)} such keys)"
+            f"{steps_max} steps were not enough for {data_text(undecided[0])} ({len(undecided)} such keys)"
         )
     return violations
 
