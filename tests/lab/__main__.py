@@ -11,6 +11,7 @@ what each row is for. Needs nft (nftables), libfaketime, and root or unprivilege
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -97,6 +98,7 @@ def main() -> int:
     if lacking := missing():
         parser.error(lacking)
     enter()
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # on which the rows of processes run
     return common.run(arguments, "lab", lambda directory: run(rows, directory, is_short=arguments.short))
 
 

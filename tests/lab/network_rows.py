@@ -25,7 +25,7 @@ LOSSES_PERCENT = (1.0, 5.0, 10.0)
 """Without an election. With more, what TCP sends again is lost again before an election timeout is over."""
 HEAVY_LOSSES_PERCENT = (20.0, 50.0)
 LOSING_S = 15.0
-NARROW_KBIT_PER_S = 256
+NARROW_KBIT_PER_S = (8_000, 1_000, 256)
 HALF_OPEN_S = 8.0
 SWIZZLES = 3
 MESH_S = 6.0
@@ -205,8 +205,11 @@ async def heavy_loss(trial: CutTrial) -> list[str]:
 
 
 async def narrow(trial: CutTrial) -> list[str]:
-    writes, elections = await _hindered(trial, functools.partial(trial.wires.limit, NARROW_KBIT_PER_S))
-    return [f"{NARROW_KBIT_PER_S} kbit/s: {writes / LOSING_S:.0f} writes/s, {elections} elections"]
+    lines = []
+    for kbit_per_s in NARROW_KBIT_PER_S:
+        writes, elections = await _hindered(trial, functools.partial(trial.wires.limit, kbit_per_s))
+        lines.append(f"{kbit_per_s} kbit/s: {writes / LOSING_S:.0f} writes/s, {elections} elections")
+    return lines
 
 
 async def _hindered(trial: CutTrial, hinder: Callable[[], None]) -> tuple[int, int]:

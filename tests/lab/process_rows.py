@@ -25,6 +25,9 @@ LOADED_WRITES = 50
 STALL_S = 2.0
 DELAYS_S = ((0.025, 0.125), (0.0, 2.0))
 DELAYED_S = 10.0
+CLOCK_READ_S = 1
+"""So often a member reads how its clock is to go."""
+PATIENCE_S = 60.0
 JUMPS = ("+1h", "-1h", "+0", "+1h x2", "-1h x0.5", "+0")
 """Of the clock that tells the date, in libfaketime's language."""
 
@@ -84,6 +87,13 @@ async def stalled_loop(directory: Path) -> list[str]:
     return await _stalled(directory, "before-send")
 
 
+def _verify_preloaded(cluster: LocalCluster) -> None:
+    for member in cluster.members:
+        assert library().name in Path(f"/proc/{member.pid}/maps").read_text(), (
+            f"{member.name} has its own clock"
+        )
+
+
 async def clock_jumps(directory: Path) -> list[str]:
     """The date jumps by an hour, forth and back, and goes at double and half speed, at one member after the
     other. Nothing may follow: every deadline and every election is by the clock that cannot be set."""
@@ -96,20 +106,22 @@ async def clock_jumps(directory: Path) -> list[str]:
         environment = {
             "LD_PRELOAD": library(),
             "FAKETIME_TIMESTAMP_FILE": clocks[index],
-            "FAKETIME_NO_CACHE": 1,
+            "FAKETIME_CACHE_DURATION": CLOCK_READ_S,
             "DONT_FAKE_MONOTONIC": 1,
         }
         return Place(prefix=("/usr/bin/env", *(f"{name}={value}" for name, value in environment.items())))
 
     with LocalCluster(directory / "cluster", place=place) as cluster:
         cluster.start()
-        await cluster.wait_healthy()
+        await cluster.wait_healthy(timeout_s=PATIENCE_S)
+        _verify_preloaded(cluster)
         before = await _terms(cluster)
         async with Workload(cluster, seed=6) as load:
             for jump in JUMPS:
                 for clock in clocks:
                     clock.write_text(f"{jump}\n")
-                    await load.wait_acknowledged(LOADED_WRITES // 5)
+                    await asyncio.sleep(2 * CLOCK_READ_S)
+                    await load.wait_acknowledged(LOADED_WRITES // 10, PATIENCE_S)
             elections = await _terms(cluster) - before
         await verify(cluster, load.history, directory / "history.jsonl")
         cluster.remove_data()
@@ -125,16 +137,17 @@ async def clocks_of_different_speed(directory: Path) -> list[str]:
 
     with LocalCluster(directory, place=place) as cluster:
         cluster.start()
-        await cluster.wait_healthy()
+        await cluster.wait_healthy(timeout_s=PATIENCE_S)
+        _verify_preloaded(cluster)
         before = await _terms(cluster)
         async with Workload(cluster, seed=7) as load:
             for _ in range(3):
-                await load.wait_acknowledged(LOADED_WRITES)
+                await load.wait_acknowledged(LOADED_WRITES, PATIENCE_S)
                 leader = await cluster.leader()
                 cluster.kill(leader)
-                await load.wait_acknowledged(LOADED_WRITES)
+                await load.wait_acknowledged(LOADED_WRITES, PATIENCE_S)
                 cluster.start(leader)
-                await cluster.wait_healthy()
+                await cluster.wait_healthy(timeout_s=PATIENCE_S)
             elections = await _terms(cluster) - before
         await verify(cluster, load.history, directory / "history.jsonl")
         cluster.remove_data()
