@@ -13,7 +13,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kvstore.api import ApiContext, ApiSettings, Call, Method, answer, build_methods, publish_member
+    from kvstore.api import (
+        ApiContext,
+        ApiSettings,
+        Call,
+        Method,
+        answer,
+        build_methods,
+        checked_labels,
+        publish_labels,
+        publish_member,
+    )
     from kvstore.auto_compaction import AutoCompaction, AutoCompactor
     from kvstore.commands import CommandKind, encode_command
     from kvstore.door import GrpcDoor, GrpcDoorSettings
@@ -42,8 +52,10 @@ __all__ = [
     "Store",
     "answer",
     "build_methods",
+    "checked_labels",
     "encode_command",
     "open_or_rebuild",
+    "publish_labels",
     "publish_member",
 ]
 
@@ -56,6 +68,8 @@ if not TYPE_CHECKING:
             "Method",
             "answer",
             "build_methods",
+            "checked_labels",
+            "publish_labels",
             "publish_member",
         ),
         "kvstore.auto_compaction": ("AutoCompaction", "AutoCompactor"),

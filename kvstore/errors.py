@@ -13,8 +13,10 @@ from enum import IntEnum
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from raft import (
+    AcksMissing,
     ChangeRefusal,
     ChangeRefused,
+    LeaderAckRefused,
     NoQuorum,
     NotLeader,
     OutcomeUnknown,
@@ -190,6 +192,11 @@ ALARM_UNSUPPORTED = Fault(
 )
 STATE_LOST = _unavailable("this member has lost its state, and waits for that of another")
 STATE_REPLACED = _unavailable("the state was replaced while it was read")
+ACKS_MISSING = _unavailable(
+    "too few members acknowledge, and the ack policy lets in nothing new until they do"
+)
+ACKS_IMPOSSIBLE = _precondition("the ack policy asks for more members, or other labels, than there are")
+LEADER_ACK_DENIED = _precondition("x-ack: leader is not allowed here; see serve --unsafe-allow-leader-ack")
 INVALID_COMMAND = _invalid("the log holds a command that this version does not understand")
 INTERNAL = Fault(Code.INTERNAL, "etcdserver: internal error, see the log of this member")
 UNPARSABLE = Fault(Code.INTERNAL, "grpc: error unmarshalling request")
@@ -210,6 +217,7 @@ REFUSED_CHANGES: Final[dict[ChangeRefusal, Fault]] = {
     ChangeRefusal.LEARNER_BEHIND: LEARNER_NOT_READY,
     ChangeRefusal.QUORUM_AT_RISK: UNHEALTHY,
     ChangeRefusal.MALFORMED: MEMBER_BAD_URLS,
+    ChangeRefusal.ACKS_IMPOSSIBLE: ACKS_IMPOSSIBLE,
 }
 """What a change of the membership is refused with. The rest passes with time: "request timed out"."""
 
@@ -226,6 +234,10 @@ def from_raft(error: RaftError, *, leader_known: bool) -> ApiError:
         return REQUEST_TOO_LARGE.error(applied=error.applied)
     if isinstance(error, Overloaded):
         return TOO_MANY_REQUESTS.error(applied=error.applied)
+    if isinstance(error, AcksMissing):
+        return ACKS_MISSING.error(applied=error.applied)
+    if isinstance(error, LeaderAckRefused):
+        return ApiError(Code.UNAVAILABLE, f"etcdserver: {error}", retryable=True)
     if isinstance(error, Stopping):
         return SERVER_STOPPED.error(applied=error.applied)
     if isinstance(error, ChangeRefused):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from raft import AckedResult, AckPolicy, AckRequest, AckStats, AckView, LeaderAck, WriteFate
+
 
 class ReplicaStatus(Protocol):
     @property
@@ -47,6 +49,9 @@ class ReplicaMember(Protocol):
     @property
     def is_learner(self) -> bool: ...
 
+    @property
+    def labels(self) -> tuple[tuple[str, str], ...]: ...
+
 
 class Replica(Protocol):
     @property
@@ -78,11 +83,39 @@ class Replica(Protocol):
         """The ids of those that were members before. With the present ids this never comes twice."""
         ...
 
+    @property
+    def is_ack_policy_on(self) -> bool:
+        """As cheap as `leader`."""
+        ...
+
+    @property
+    def acks(self) -> AckView:
+        """Who has what, as far as is known here, and the ack policy."""
+        ...
+
+    @property
+    def ack_stats(self) -> AckStats: ...
+
     async def propose(self, command: bytes, /, *, timeout_s: float) -> object:
         """Have `command` committed and applied; return the state machine's result.
 
         Raises the result if it is an exception; RaftError if it did not get so far in time.
         """
+        ...
+
+    async def propose_acked(
+        self, command: bytes, /, *, timeout_s: float, ack: AckRequest | None = None
+    ) -> AckedResult:
+        """The same under the ack policy of the cluster, and what `ack` asks for above it. Raises PolicyUnmet
+        if that was not met in time: the command is applied; AcksMissing: it is not."""
+        ...
+
+    async def propose_leader_acked(self, command: bytes, /, *, timeout_s: float) -> LeaderAck:
+        """Return when the leader alone has `command` durably: it may be lost. Raises LeaderAckRefused."""
+        ...
+
+    async def confirm_write(self, term: int, index: int, *, timeout_s: float) -> WriteFate:
+        """Return what became of it."""
         ...
 
     async def read_barrier(self, *, timeout_s: float) -> None:
@@ -109,6 +142,12 @@ class Replica(Protocol):
     async def replace_member(
         self, old_id: int, node_id: int, peer_urls: tuple[str, ...], *, is_strict: bool, timeout_s: float
     ) -> None: ...
+
+    async def set_ack_policy(self, policy: AckPolicy, *, timeout_s: float) -> None: ...
+
+    async def set_labels(self, node_id: int, labels: Mapping[str, str], *, timeout_s: float) -> None:
+        """Replace the labels of a member."""
+        ...
 
     async def transfer_leadership(self, target: int, *, timeout_s: float) -> None:
         """Hand leadership over to another voter. Raises NotLeader where this is not the leader,

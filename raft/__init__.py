@@ -5,8 +5,11 @@ These are the public names; whatever is not listed here may change without notic
 
 import logging
 
-from raft.core.ack_policy import AckView
+from raft.core.ack_policy import AckView, Judgement, impossible, judge
 from raft.core.ack_types import (
+    ACK_REPLICAS_MAX,
+    LABELS_MAX,
+    TIMEOUT_MS_MAX,
     AckPolicy,
     AckRequirement,
     AckSettings,
@@ -15,6 +18,7 @@ from raft.core.ack_types import (
     LabelRule,
     OnTimeout,
     WaitPoint,
+    check_label,
 )
 from raft.core.errors import (
     AcksMissing,
@@ -74,9 +78,12 @@ from raft.transport.options import TransportOptions
 from raft.transport.peers import ClusterDescription, DescribedMember, DescribeFailed
 
 __all__ = [
+    "ACK_REPLICAS_MAX",
+    "LABELS_MAX",
     "NO_NODE",
     "SNAPSHOT_CHUNK_BYTES",
     "SNAPSHOT_CHUNK_BYTES_MAX",
+    "TIMEOUT_MS_MAX",
     "WAIT_BUCKETS_MS",
     "AckCounters",
     "AckPolicy",
@@ -105,6 +112,7 @@ __all__ = [
     "InitialMember",
     "Inspection",
     "InvariantViolation",
+    "Judgement",
     "LabelRule",
     "LeaderAck",
     "LeaderAckRefused",
@@ -157,8 +165,11 @@ __all__ = [
     "WrongIdentity",
     "address_of",
     "check_can_listen",
+    "check_label",
     "describe_cluster",
+    "impossible",
     "inspect_directory",
+    "judge",
     "logged_commands",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvstore.api.ack import AckService, checked_labels, publish_labels
 from kvstore.api.backup import BackupService
 from kvstore.api.call import (
     ApiContext,
@@ -25,13 +26,15 @@ __all__ = [
     "answer",
     "answer_stream",
     "build_methods",
+    "checked_labels",
+    "publish_labels",
     "publish_member",
 ]
 
 
 def build_methods(context: ApiContext) -> dict[str, Method | StreamMethod]:
     """Return every method that is served, by its gRPC path. What is not here is UNIMPLEMENTED."""
-    services = (KvService(context), MaintenanceService(context), ClusterService(context))
+    services = (KvService(context), MaintenanceService(context), ClusterService(context), AckService(context))
     methods: dict[str, Method | StreamMethod] = {}
     for service in services:
         methods |= {method.path: method for method in service.methods()}

@@ -12,6 +12,16 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from kvstore.api.ack_metadata import (
+    LEADER_ACKED,
+    check_leader_ack,
+    check_possible,
+    leader_trailers,
+    policy_unmet,
+    revision_of,
+    trailers_of,
+    wish_of,
+)
 from kvstore.commands import CommandKind, encode_command
 from kvstore.errors import (
     INTERNAL,
@@ -29,7 +39,7 @@ from kvstore.errors import (
 from kvstore.pb.rpc_pb2 import ResponseHeader
 from kvstore.replica import Replica
 from kvstore.store import Store
-from raft import RaftError
+from raft import PolicyUnmet, RaftError
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +90,8 @@ class ApiSettings:
     max_txn_ops: int = 128
     """Comparisons or operations in a branch of a txn, children included (etcd: 128)."""
     election_timeout_s: float = 1.0
+    allows_leader_ack: bool = False
+    """Let requests be acknowledged by the leader alone. Such writes may be lost."""
     strict_reconfig_check: bool = True
     """Refuse a change of the membership after which those that are there would be no majority."""
 
@@ -133,15 +145,39 @@ class ApiContext:
         if call.metadata("hasleader") == "true" and not self.replica.leader:
             raise NO_LEADER.error()
 
-    async def propose(self, kind: CommandKind, call: Call) -> Any:
-        """Have the request applied and return the store's result. Raises ApiError."""
-        request = call.request_bytes
-        if len(request) > self.settings.max_request_bytes:
+    async def propose(self, kind: CommandKind, call: Call, request: Message | None = None) -> Any:
+        """Have the request applied and return the store's result. Raises ApiError.
+
+        Under an ack policy, or with one of its own, the answer has trailers that say how it was met. With
+        `request` given it may also be acknowledged by the leader alone, if it is plain: then
+        LEADER_ACKED is returned, and there is no result.
+        """
+        data = call.request_bytes
+        if len(data) > self.settings.max_request_bytes:
             raise REQUEST_TOO_LARGE.error()
+        wish, replica = wish_of(call), self.replica
+        command = encode_command(kind, data)
         try:
-            return await self.replica.propose(encode_command(kind, request), timeout_s=self.timeout_s(call))
+            if wish is None and not replica.is_ack_policy_on:
+                return await replica.propose(command, timeout_s=self.timeout_s(call))
+            if wish is not None and wish.is_leader:
+                check_leader_ack(request, is_allowed=self.settings.allows_leader_ack)
+                acked = await replica.propose_leader_acked(command, timeout_s=self.timeout_s(call))
+                call.set_trailers(leader_trailers(acked))
+                return LEADER_ACKED
+            if wish is not None:
+                check_possible(wish.request, replica.acks)
+            done = await replica.propose_acked(
+                command, timeout_s=self.timeout_s(call), ack=wish.request if wish is not None else None
+            )
+        except PolicyUnmet as error:
+            if isinstance(error.result, Exception):
+                raise error.result from None  # it is committed, and did nothing
+            raise policy_unmet(error, revision_of(error.result)) from error
         except RaftError as error:
-            raise from_raft(error, leader_known=bool(self.replica.leader)) from error
+            raise from_raft(error, leader_known=bool(replica.leader)) from error
+        call.set_trailers(trailers_of(done))
+        return done.result
 
     async def read_barrier(self, call: Call) -> None:
         """Wait until what is read here next is linearizable. Raises ApiError."""

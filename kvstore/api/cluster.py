@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
+from kvstore.api.ack_metadata import check_no_wish
 from kvstore.api.call import ApiContext, Call, Method
 from kvstore.commands import CommandKind, encode_command
 from kvstore.errors import (
@@ -223,6 +224,7 @@ class ClusterService:
         One at a time, so that what was checked still holds. Changes of the same moment at other members
         are not seen by it, but two members that are added with the same URLs then have the same id.
         """
+        check_no_wish(call)
         context = self._context
         loop = asyncio.get_running_loop()
         deadline = loop.time() + context.timeout_s(call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvstore.api.ack_metadata import LEADER_ACKED
 from kvstore.api.call import ApiContext, Call, Method, Reply
 from kvstore.checks import (
     check_delete_range,
@@ -80,10 +81,11 @@ class KvService:
         context = self._context
         context.admit(call)
         check_put(request)
-        result = await context.propose(CommandKind.PUT, call)
-        if isinstance(result, int):
+        result = await context.propose(CommandKind.PUT, call, request)
+        if isinstance(result, int) or result is LEADER_ACKED:
+            # Of one that the leader alone acknowledged nobody knows the revision: 0.
             response = PutResponse()
-            context.fill_header(response.header, result)
+            context.fill_header(response.header, result if isinstance(result, int) else 0)
             return response
         assert isinstance(result, PutResponse)
         context.fill_header(result.header)
@@ -93,7 +95,11 @@ class KvService:
         context = self._context
         context.admit(call)
         check_delete_range(request)
-        result = await context.propose(CommandKind.DELETE_RANGE, call)
+        result = await context.propose(CommandKind.DELETE_RANGE, call, request)
+        if result is LEADER_ACKED:
+            response = DeleteRangeResponse()
+            context.fill_header(response.header)
+            return response
         if isinstance(result, LateDelete):
             # It is done, for this client as for all. Only how many there were takes its time.
             deleted = await context.wait_applied(context.store.deleted(result), call)

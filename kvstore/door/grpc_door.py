@@ -20,7 +20,7 @@ import grpc
 
 from kvstore.api import Method, StreamMethod, answer, answer_stream
 from kvstore.errors import SERVER_STOPPED, TIMEOUT, ApiError, Trailers
-from kvstore.pb import backup_pb2, cluster_pb2, rpc_pb2
+from kvstore.pb import ack_pb2, backup_pb2, cluster_pb2, rpc_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ RETRYABLE_KEY = "quorumlog-retryable"
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _KNOWN_SERVICES = frozenset(
     service.full_name
-    for file in (rpc_pb2, backup_pb2, cluster_pb2)
+    for file in (rpc_pb2, backup_pb2, cluster_pb2, ack_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 

@@ -66,6 +66,12 @@ class AckOperations(MemberOperations):
         await self._change(MembershipChange(ack=policy), timeout_s)
 
     @property
+    def is_ack_policy_on(self) -> bool:
+        """Whether the cluster asks for anything above the majority, as far as is known here. Cheap: one may
+        ask at every request. Raises Stopping before the start is done."""
+        return self._made_driver().group.members.view.effective.ack.policy.is_on
+
+    @property
     def acks(self) -> AckView:
         """What is known here of what each member has: at the leader at first hand, elsewhere by its last
         word; no members if there was none, as long as nobody waits for any. Raises Stopping before the

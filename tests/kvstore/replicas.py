@@ -5,13 +5,27 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from kvstore import ApiContext, ApiSettings, GrpcDoor, Store, build_methods
 from kvstore.commands import CommandKind, encode_command
 from kvstore.pb.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest
-from raft import Command
+from raft import (
+    AckCounters,
+    AckedResult,
+    AckPolicy,
+    AckRequest,
+    AckSettings,
+    AckState,
+    AckStats,
+    AckView,
+    Command,
+    LeaderAck,
+    PolicyUnmet,
+    WriteFate,
+)
+from raft.core.types import Membership
 
 KINDS = {
     PutRequest: CommandKind.PUT,
@@ -62,6 +76,7 @@ class LocalMember:
     peer_urls: tuple[str, ...]
     incarnation: int = 0
     is_learner: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 class LocalReplica:
@@ -78,6 +93,13 @@ class LocalReplica:
         self.members: Mapping[int, LocalMember] = {self.node_id: LocalMember(("http://127.0.0.1:1",), 7)}
         self.removed_members: tuple[int, ...] = ()
         self.is_log_stalled = self.is_recovering = False
+        self.acks = AckView(0, 0, Membership(voters=frozenset(self.members)), {})
+        self.ack_stats = AckStats(AckCounters(), None, 0, 0, 0, 0, {})
+        self.ack_requests: list[AckRequest | None] = []
+        self.ack_outcome: AckedResult | PolicyUnmet = AckedResult(None, 0, 3, True, 2, 1, AckState.SYNC)
+        """How the next acknowledged writes end, but for their result and index."""
+        self.leader_acked: list[bytes] = []
+        self.fates: dict[tuple[int, int], WriteFate] = {}
         self.changes: list[tuple[Any, ...]] = []
         """What was asked for, with whether it was strict."""
         self.refusals: list[Exception | None] = []
@@ -101,6 +123,50 @@ class LocalReplica:
         if isinstance(result, Exception):
             raise result
         return result
+
+    # Acknowledgements: what the next writes meet is told beforehand.
+
+    @property
+    def is_ack_policy_on(self) -> bool:
+        return self.acks.settings.policy.is_on
+
+    async def propose_acked(
+        self, command: bytes, /, *, timeout_s: float, ack: AckRequest | None = None
+    ) -> AckedResult:
+        self.ack_requests.append(ack)
+        result = await self.propose(command, timeout_s=timeout_s)
+        index, told = self.store.applied_index, self.ack_outcome
+        if isinstance(told, AckedResult):
+            return told._replace(result=result, index=index)
+        raise PolicyUnmet(
+            result,
+            index,
+            acked=told.acked,
+            needed=told.needed,
+            state=told.state,
+            is_known=told.is_known,
+        )
+
+    async def propose_leader_acked(self, command: bytes, /, *, timeout_s: float) -> LeaderAck:
+        if self.failure is not None:
+            raise self.failure
+        self.leader_acked.append(command)
+        return LeaderAck(3, 77)
+
+    async def confirm_write(self, term: int, index: int, *, timeout_s: float) -> WriteFate:
+        if self.failure is not None:
+            raise self.failure
+        return self.fates.get((term, index), WriteFate.UNKNOWN)
+
+    async def set_ack_policy(self, policy: AckPolicy, *, timeout_s: float) -> None:
+        await self._change("ack", policy)
+        membership = replace(self.acks.membership, ack=AckSettings(policy))
+        self.acks = self.acks._replace(membership=membership)
+
+    async def set_labels(self, node_id: int, labels: Mapping[str, str], *, timeout_s: float) -> None:
+        wanted = tuple(sorted(labels.items()))
+        await self._change("labels", node_id, wanted)
+        self.members = {**self.members, node_id: replace(self.members[node_id], labels=wanted)}
 
     async def read_barrier(self, *, timeout_s: float) -> None:
         self.timeouts_s.append(timeout_s)

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from kvstore.pb import cluster_pb2, rpc_pb2
+from kvstore.pb import ack_pb2, cluster_pb2, rpc_pb2
 
 RESPONSES = {
     f"/{service.full_name}/{method.name}": getattr(file, method.output_type.name)
-    for file in (rpc_pb2, cluster_pb2)
+    for file in (rpc_pb2, cluster_pb2, ack_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -36,6 +36,13 @@ class Client:
             trailers = {key: value for key, value in error.trailing_metadata() or ()}
             return Failure(error.code(), error.details(), trailers)
         return RESPONSES[path].FromString(reply)
+
+    def call_with_trailers(self, method: str, request: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the response message with what was said beside it."""
+        path = method if method.startswith("/") else f"/etcdserverpb.{method}"
+        rpc = self.channel.unary_unary(path)
+        reply, call = rpc.with_call(request.SerializeToString(), timeout=20, wait_for_ready=True, **options)
+        return RESPONSES[path].FromString(reply), dict(call.trailing_metadata() or ())
 
     def close(self) -> None:
         self.channel.close()

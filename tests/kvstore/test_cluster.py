@@ -15,6 +15,7 @@ import raft
 from kvstore import build_methods, publish_member
 from kvstore.api import cluster
 from kvstore.errors import ApiError
+from kvstore.pb import ack_pb2
 from kvstore.pb.backup_pb2 import SnapshotRequest, SnapshotResponse
 from kvstore.pb.cluster_pb2 import MemberReplaceRequest
 from kvstore.pb.rpc_pb2 import (
@@ -368,9 +369,13 @@ def test_a_learner_serves_next_to_nothing(three: LocalServer, client: Client) ->
         ("Maintenance/Hash", HashRequest()),
         ("Maintenance/HashKV", HashKVRequest()),
         ("Maintenance/Defragment", DefragmentRequest()),
+        ("/quorumlogpb.Ack/Set", ack_pb2.AckSetRequest()),
+        ("/quorumlogpb.Ack/SetLabels", ack_pb2.AckSetLabelsRequest()),
+        ("/quorumlogpb.Ack/ConfirmWrite", ack_pb2.ConfirmWriteRequest(term=1, index=1)),
     ):
         answer = client.call(method, request)
         assert told(answer) == ("UNAVAILABLE", "rpc not supported for learner"), method
+    assert not isinstance(client.call("/quorumlogpb.Ack/Get", ack_pb2.AckGetRequest()), Failure)
     [kv] = client.call("KV/Range", RangeRequest(key=b"k", serializable=True)).kvs
     assert kv.value == b"v"
     assert client.call("Maintenance/Status", StatusRequest()).isLearner
@@ -387,5 +392,5 @@ def test_every_method_is_tried_as_a_learner(three: LocalServer) -> None:
     assert names == {
         *("Range", "Put", "DeleteRange", "Txn", "Compact", "Status", "Alarm", "Hash", "HashKV", "Defragment"),
         *("MemberList", "MemberAdd", "MemberRemove", "MemberUpdate", "MemberPromote", "MemberReplace"),
-        *("MoveLeader", "Snapshot"),
+        *("MoveLeader", "Snapshot", "Get", "Set", "SetLabels", "ConfirmWrite"),
     }
