@@ -57,6 +57,8 @@ usage: ./cluster.sh COMMAND
   help           this text
 
 Node I has the client URL http://127.0.0.1:P with P = 2379 + 10(I-1), and its peer URL on port P + 1.
+QUORUMLOG_CLUSTER_LABELS
+                        labels of the nodes for `start`, a word for each: "zone=a zone=a zone=dr,rack=2"
 QUORUMLOG_CLUSTER_DIR   where everything is kept (.cluster beside this script)
 QUORUMLOG_CLUSTER_PORT  the first client port (2379). With both set, clusters run side by side.
 END
@@ -214,7 +216,9 @@ check_ports() { # NODE
 }
 
 launch() { # NODE
-    local home=$directory/n$1 pid state started kind=new members
+    local home=$directory/n$1 pid state started kind=new members labels
+    read -ra labels <<<"${QUORUMLOG_CLUSTER_LABELS:-}"
+    labels=("${labels[@]:$1 - 1:1}") # this node's, if it is given any
     # What the cluster was made of stays the same for those with which it was made.
     # shellcheck disable=SC2046 # numbers
     members=$(initial_cluster $(seq "$size"))
@@ -228,6 +232,7 @@ launch() { # NODE
         --listen-client-urls "$(client_url "$1")" --advertise-client-urls "$(client_url "$1")" \
         --listen-peer-urls "$(peer_url "$1")" --initial-advertise-peer-urls "$(peer_url "$1")" \
         --initial-cluster "$members" --initial-cluster-token "$token" --initial-cluster-state "$kind" \
+        ${labels:+--labels "$labels"} \
         --enable-fault-injection \
         </dev/null >>"$home/log" 2>&1 9>&- &
     pid=$!

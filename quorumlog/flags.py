@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from kvstore import AutoCompaction
+from kvstore import AutoCompaction, checked_labels
 from raft import NO_NODE, ConfigError, InitialMember, NodeId, address_of
 
 ENV_PREFIX: Final = "QUORUMLOG_"
@@ -32,6 +32,8 @@ LOG_BYTES_MIN: Final = 64 * 1024
 LOG_STALL_EXIT_S_MAX: Final = 3600
 SEGMENT_BYTES_MAX: Final = 1024 * 1024 * 1024
 BYTES_MAX: Final = 1 << 50
+COUNT_MAX: Final = 1 << 31
+UNREPLICATED_MS_MAX: Final = 3_600_000
 FLUSH_BYTES_MAX: Final = 128 * 1024 * 1024
 """Twice as much may lie in LevelDB's memory: see kvstore.state_directory.MEMTABLE_BYTES_MAX."""
 NAME_CHARS_MAX: Final = 255
@@ -129,6 +131,28 @@ OPTIONS: Final = (
         "at most so much to a member that is sent a snapshot",
         "BYTES",
     ),
+    Option(
+        "labels",
+        "",
+        "what the ack policy may ask for: NAME=VALUE,... of this member, e.g. zone=dr,rack=7. Replace those "
+        "that it had; if left out, it keeps them",
+        "LABELS",
+    ),
+    Option(
+        "unsafe-allow-leader-ack",
+        "false",
+        "let a put or a delete ask, by the metadata x-ack: leader, to be acknowledged when the leader alone "
+        "has it. Such a write may be lost: see the end of this page",
+        is_switch=True,
+    ),
+    Option(
+        "max-unreplicated-entries",
+        "1000",
+        "most writes of that kind which a majority lacks; above it they are refused",
+        "COUNT",
+    ),
+    Option("max-unreplicated-bytes", "1048576", "the same in bytes", "BYTES"),
+    Option("max-unreplicated-ms", "1000", "the same by the age of the oldest", "MS"),
     Option("log-level", "info", "one of " + ", ".join(LOG_LEVELS), "LEVEL"),
     Option("insecure", "false", "listen beyond loopback although there is no TLS yet", is_switch=True),
     Option(
@@ -174,6 +198,12 @@ class ServeConfig:
     log_stall_exit_s: int
     state_flush_bytes: int
     snapshot_bytes_per_s_max: int
+    labels: tuple[tuple[str, str], ...] | None
+    """None: those that the member has."""
+    allows_leader_ack: bool
+    unreplicated_entries_max: int
+    unreplicated_bytes_max: int
+    unreplicated_ms_max: int
     is_fault_injection_enabled: bool
     log_level: str
 
@@ -301,6 +331,11 @@ class _Check:
         snapshot_bytes = self._number("snapshot-bytes-per-second", LOG_BYTES_MIN, BYTES_MAX)
         if values["log-level"] not in LOG_LEVELS:
             faults.append(f"--log-level {values['log-level']!r}: one of {', '.join(LOG_LEVELS)}")
+        labels = self._labels()
+        allows_leader_ack = self._switch("unsafe-allow-leader-ack")
+        unreplicated_entries = self._number("max-unreplicated-entries", 1, COUNT_MAX)
+        unreplicated_bytes = self._number("max-unreplicated-bytes", 1, BYTES_MAX)
+        unreplicated_ms = self._number("max-unreplicated-ms", 1, UNREPLICATED_MS_MAX)
         members = self._members(name, advertise_peer)
         if faults:
             return None
@@ -328,9 +363,24 @@ class _Check:
             log_stall_exit_s=stall_exit_s,
             state_flush_bytes=flush_bytes,
             snapshot_bytes_per_s_max=snapshot_bytes,
+            labels=labels,
+            allows_leader_ack=allows_leader_ack,
+            unreplicated_entries_max=unreplicated_entries,
+            unreplicated_bytes_max=unreplicated_bytes,
+            unreplicated_ms_max=unreplicated_ms,
             is_fault_injection_enabled=is_faulty,
             log_level=values["log-level"],
         )
+
+    def _labels(self) -> tuple[tuple[str, str], ...] | None:
+        text = self._values["labels"]
+        pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
+        try:
+            labels = checked_labels((name, value) for name, _, value in pairs)
+        except ValueError as error:
+            self._faults.append(f"--labels {text!r}: {error}")
+            return None
+        return labels or None
 
     def _switch(self, name: str) -> bool:
         value = self._values[name].lower()

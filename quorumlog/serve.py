@@ -31,8 +31,9 @@ import os
 import random
 import signal
 import sys
+import textwrap
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
 import uvloop
@@ -47,6 +48,7 @@ from kvstore import (
     Store,
     build_methods,
     open_or_rebuild,
+    publish_labels,
     publish_member,
 )
 from quorumlog.fault_client import SOCKET_NAME
@@ -111,7 +113,14 @@ _VIOLATION_HELP: Final = (
     "What to do: report it with the log of this member, and start it again"
 )
 
-_EPILOG: Final = """\
+LEADER_ACK_STATEMENT: Final = (
+    "A write acknowledged at level `leader` is NOT replicated. It is lost if the leader crashes permanently, "
+    "is partitioned, or is deposed before a majority has it; losses are up to --max-unreplicated-* per "
+    "leader change. Not linearizable, not part of the CP guarantee; never use for locks, leases or "
+    "transactions."
+)
+
+_EPILOG: Final = f"""\
 Every flag may also be given as an environment variable (QUORUMLOG_DATA_DIR for --data-dir) or, without
 its dashes, in the TOML file of --config-file. A flag goes before a variable, a variable before the file.
 
@@ -129,6 +138,9 @@ example, the first of three members on one machine:
 a fourth for the cluster that runs (`quorumlog member add` prints what is particular to it):
   quorumlog member add n4 --peer-urls http://127.0.0.1:2410
   quorumlog serve --name n4 ... --initial-cluster-state existing --initial-cluster n1=...,n2=...,n3=...,n4=...
+
+--unsafe-allow-leader-ack: what it means
+{textwrap.indent(textwrap.fill(LEADER_ACK_STATEMENT, 100, break_on_hyphens=False), "  ")}
 """
 
 
@@ -282,6 +294,8 @@ class _Server:
             )
             watch.start()
             stack.callback(watch.stop)
+        if config.allows_leader_ack:
+            logger.warning("--unsafe-allow-leader-ack: %s", LEADER_ACK_STATEMENT)
         context = await self._open_door(stack, node, store)
         if config.auto_compaction is not None:
             compactor = AutoCompactor(
@@ -302,6 +316,8 @@ class _Server:
             ",".join(config.listen_peer_urls),
         )
         self._watch(stack, self._publish(context), "publish")
+        if config.labels is not None:
+            self._watch(stack, self._publish_labels(context, config.labels), "labels")
 
     def _wrap_transport(self, transport: Transport) -> Transport:
         if not self._config.is_fault_injection_enabled:
@@ -355,6 +371,7 @@ class _Server:
             max_txn_ops=config.max_txn_ops,
             election_timeout_s=config.election_timeout_ms / 1000,
             strict_reconfig_check=config.strict_reconfig_check,
+            allows_leader_ack=config.allows_leader_ack,
         )
         context = ApiContext(store, node, settings)
         methods = build_methods(context)
@@ -382,6 +399,10 @@ class _Server:
         gc.collect()
         gc.freeze()
         logger.info("ready to serve client requests on %s", ",".join(self._config.listen_client_urls))
+
+    async def _publish_labels(self, context: ApiContext, labels: tuple[tuple[str, str], ...]) -> None:
+        with suppress(Stopping):
+            await publish_labels(context, labels)
 
     def _watch(self, stack: AsyncExitStack, work: Any, name: str) -> None:
         """Run `work` beside the rest; if it fails, the process ends by its error."""
@@ -450,4 +471,8 @@ def _node_config(config: ServeConfig, directory: DataDirectory) -> NodeConfig:
         log_segment_bytes=config.log_segment_bytes,
         snapshot_bytes_per_s_max=config.snapshot_bytes_per_s_max,
         stop_drain_s=STOP_DRAIN_S,
+        allows_leader_ack=config.allows_leader_ack,
+        unreplicated_entries_max=config.unreplicated_entries_max,
+        unreplicated_bytes_max=config.unreplicated_bytes_max,
+        unreplicated_ms_max=config.unreplicated_ms_max,
     )
