@@ -130,7 +130,7 @@ async def _rounds(cluster: LocalCluster, rounds: range, how: How) -> tuple[list[
     stalls_ms, usual_ms = [], []
     for number in rounds:
         if how == "kill":
-            stalls_ms.append(await _kill(cluster))
+            stalls_ms.append(await kill_leader(cluster))
         else:
             stall_ms, before_ms = await _planned(cluster, how)
             stalls_ms.append(stall_ms)
@@ -162,7 +162,8 @@ async def _loaded(cluster: LocalCluster) -> AsyncIterator[tuple[list[Rpc], list[
             await asyncio.gather(*load, return_exceptions=True)
 
 
-async def _kill(cluster: LocalCluster) -> float:
+async def kill_leader(cluster: LocalCluster) -> float:
+    """Kill it under load, start it again; return the milliseconds until a survivor acknowledges a write."""
     leader = await cluster.leader()
     async with _loaded(cluster) as (rpcs, _):
         killed_s = time.monotonic()
