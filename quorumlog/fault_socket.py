@@ -152,7 +152,7 @@ def _find(text: str, others: Iterable[MemberName]) -> NodeId:
     found = {
         member.node_id
         for member in others
-        if text in (member.name, f"{member.node_id:x}")
+        if (text and text in (member.name, f"{member.node_id:x}"))
         or text.rstrip("/") in [url.rstrip("/") for url in member.peer_urls]
     }
     if len(found) != 1:
@@ -203,7 +203,7 @@ class FaultSocket:
         self._data_dir = data_dir
         self._control = control
         self._server: asyncio.Server | None = None
-        self._clients: set[asyncio.Task[Any]] = set()
+        self._clients: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     async def start(self) -> None:
         """Listen. Raises OSError. The caller holds the lock of the data directory, so that a socket that is
@@ -231,24 +231,28 @@ class FaultSocket:
         self._server = None
         with suppress(OSError), socket_path(self._data_dir) as path:
             os.unlink(path)
-        for task in self._clients:
-            task.cancel()
-        await asyncio.gather(*self._clients, return_exceptions=True)
+        for writer in self._clients.values():
+            # Not by a cancel, of which asyncio's streams would complain.
+            writer.transport.abort()
+        if self._clients:
+            await asyncio.wait(list(self._clients))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._clients.add(task)
+        self._clients[task] = writer
         try:
-            if self._server is None or len(self._clients) > CLIENTS_MAX:
+            if len(self._clients) > CLIENTS_MAX:
                 _say(writer, failure(f"{CLIENTS_MAX} connections are open already"))
-            else:
+            elif self._server is not None:  # else it was accepted in the moment of the stop
                 await self._answer_lines(reader, writer)
         except ConnectionError:
             pass  # it went away
         finally:
-            self._clients.discard(task)
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+            del self._clients[task]
 
     async def _answer_lines(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -258,7 +262,7 @@ class FaultSocket:
                 # Where the next request begins is not known.
                 _say(writer, failure(f"a request of more than {LINE_BYTES_MAX} bytes"))
                 return
-            if not line:
+            if not line or self._server is None:
                 return
             _say(writer, self._control.answer(line))
             await writer.drain()
