@@ -333,9 +333,7 @@ class _Check:
             faults.append(f"--log-level {values['log-level']!r}: one of {', '.join(LOG_LEVELS)}")
         labels = self._labels()
         allows_leader_ack = self._switch("unsafe-allow-leader-ack")
-        unreplicated_entries = self._number("max-unreplicated-entries", 1, COUNT_MAX)
-        unreplicated_bytes = self._number("max-unreplicated-bytes", 1, BYTES_MAX)
-        unreplicated_ms = self._number("max-unreplicated-ms", 1, UNREPLICATED_MS_MAX)
+        unreplicated_entries, unreplicated_bytes, unreplicated_ms = self._unreplicated()
         members = self._members(name, advertise_peer)
         if faults:
             return None
@@ -370,6 +368,13 @@ class _Check:
             unreplicated_ms_max=unreplicated_ms,
             is_fault_injection_enabled=is_faulty,
             log_level=values["log-level"],
+        )
+
+    def _unreplicated(self) -> tuple[int, int, int]:
+        return (
+            self._number("max-unreplicated-entries", 1, COUNT_MAX),
+            self._number("max-unreplicated-bytes", 1, BYTES_MAX),
+            self._number("max-unreplicated-ms", 1, UNREPLICATED_MS_MAX),
         )
 
     def _labels(self) -> tuple[tuple[str, str], ...] | None:

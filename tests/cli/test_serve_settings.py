@@ -13,6 +13,7 @@ import pytest
 
 from kvstore import AutoCompaction
 from quorumlog.flags import OPTIONS, ServeConfig, add_options, cluster_id, load, member_id
+from quorumlog.serve import LEADER_ACK_STATEMENT
 from raft import ConfigError
 
 N1, N2, N3 = (f"http://127.0.0.1:{port}" for port in (2380, 2390, 2400))
@@ -48,6 +49,28 @@ def test_the_limit_of_a_disk_that_hangs_is_in_seconds() -> None:
     assert settings().log_stall_exit_s == 20
     assert settings("--log-stall-exit", "3").log_stall_exit_s == 3
     assert faults("--log-stall-exit", "0") == ["--log-stall-exit '0': a whole number from 1 to 3600"]
+
+
+def test_labels_are_told_in_the_order_of_their_names() -> None:
+    assert settings().labels is None
+    assert settings("--labels", "zone=dr, rack=7").labels == (("rack", "7"), ("zone", "dr"))
+    for wrong in ("zone", "zone=", "=dr", "zone=d r", "zone=a,zone=b", "z=" + "a" * 64):
+        [fault] = faults("--labels", wrong)
+        assert fault.startswith(f"--labels {wrong!r}: "), fault
+
+
+def test_writes_that_the_leader_alone_has_are_not_to_be_had_without_knowing_what_they_are() -> None:
+    assert not settings().allows_leader_ack
+    config = settings("--unsafe-allow-leader-ack", "--max-unreplicated-entries", "7")
+    assert config.allows_leader_ack and config.unreplicated_entries_max == 7
+    command = [sys.executable, "-m", "quorumlog", "serve", "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert " ".join(LEADER_ACK_STATEMENT.split()) in " ".join(told.split())
+    page = (Path(__file__).parents[2] / "docs" / "ack-policy.md").read_text(encoding="utf-8")
+    quoted = " ".join(
+        page.replace("`--max-unreplicated-*`", "--max-unreplicated-*").replace("\n> ", " ").split()
+    )
+    assert LEADER_ACK_STATEMENT in quoted
 
 
 def test_switches_are_given_as_to_etcd() -> None:

@@ -34,11 +34,15 @@ def others(cluster: LocalCluster, *indices: int) -> list[int]:
     return [index for index in range(len(cluster.members)) if index not in indices]
 
 
-async def wait_labels(acks: AckClient, index: int) -> None:
-    async def there() -> bool:
-        return all(member.labels for member in (await acks.status(index)).members)
+async def wait_labels(acks: AckClient, index: int, wanted: set[tuple[str, str]]) -> None:
+    """Return once there are these among the labels, and all members have some."""
 
-    await wait_until(there, "the labels of all members are committed")
+    async def there() -> bool:
+        members = (await acks.status(index)).members
+        found = {(label.name, label.value) for member in members for label in member.labels}
+        return wanted <= found and all(len(member.labels) == 1 for member in members)
+
+    await wait_until(there, f"the labels {wanted} are committed")
 
 
 async def test_a_policy_that_fails_says_so_with_the_write_done(make_cluster: MakeCluster) -> None:
@@ -47,7 +51,7 @@ async def test_a_policy_that_fails_says_so_with_the_write_done(make_cluster: Mak
     leader = await start(cluster)
     first, second = others(cluster, leader)
     async with AckClient(cluster) as acks:
-        await wait_labels(acks, leader)
+        await wait_labels(acks, leader, {("zone", "a"), ("zone", "dr")})
         # A9: what there is not
         told = await acks.set(first, replicas=3)
         assert told.code == "FAILED_PRECONDITION" and "3" in told.text and "2" in told.text, told
@@ -92,6 +96,10 @@ async def test_a_policy_that_fails_says_so_with_the_write_done(make_cluster: Mak
         told = await acks.put(first, b"e", x_ack_replicas="2", x_ack_timeout_ms="300")
         assert (told.code, told.met, told.state, told.applied) == ("ABORTED", "no", "off", "yes")
         assert (await acks.put(first, b"f", x_ack_replicas="1")).met == "yes"
+
+        # other labels at a start take the place of those that were there
+        cluster.start(second, labels="rack=7")
+        await wait_labels(acks, leader, {("rack", "7")})
 
 
 async def test_a_policy_that_degrades_is_seen_to(make_cluster: MakeCluster) -> None:
