@@ -16,6 +16,7 @@ Needs what netns.py needs, and nft (nftables) and tc (iproute2).
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from collections.abc import Collection, Iterable
@@ -32,10 +33,18 @@ QUEUE_MS = 200
 _TOOLS = ("nft", "tc")
 
 
+@functools.cache
 def missing() -> str:
     """Return what is missing on this machine, or nothing."""
     lacking = [tool for tool in _TOOLS if shutil.which(tool) is None]
-    return f"not installed: {', '.join(lacking)}" if lacking else netns.missing()
+    if lacking:
+        return f"not installed: {', '.join(lacking)}"
+    if lacks := netns.missing():
+        return lacks
+    tried = subprocess.run(
+        netns.inside(["nft", "-f", "-"]), input=rules(["10.0.0.1"], 1.0), capture_output=True, text=True
+    )
+    return "" if tried.returncode == 0 else f"packets cannot be dropped: {tried.stderr.strip()}"
 
 
 class Wires:
