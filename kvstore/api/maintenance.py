@@ -27,7 +27,7 @@ from kvstore.pb.rpc_pb2 import (
     StatusResponse,
 )
 from kvstore.replica import ReplicaStatus
-from raft import NotLeader, RaftError
+from raft import AckState, NotLeader, RaftError
 
 ETCD_VERSION = "3.5.1"
 """The version whose behaviour this is. Clients choose features by it."""
@@ -67,6 +67,9 @@ class MaintenanceService:
             isLearner=context.replica.is_learner,
         )
         response.errors.extend(_troubles(status))
+        acks = context.replica.acks.settings
+        if acks.policy.is_on and acks.state is not AckState.SYNC:
+            response.errors.append(f"ack policy {acks.state.value}")
         context.fill_header(response.header, context.store.revision)
         return response
 

@@ -11,6 +11,7 @@ import pytest
 
 import raft
 from kvstore import ApiSettings, publish_member
+from quorumlog.cli import main
 from quorumlog.commands.exits import Exit
 from raft import AckedResult, AckState, AckView, MemberAcks, PolicyUnmet, WriteFate
 from raft.core.types import Membership
@@ -93,8 +94,16 @@ def test_more_than_there_are_is_refused_with_what_there_is(server: LocalServer, 
         ("txn", "--then", "get k", "--ack-replicas", "1"),
     ],
 )
-def test_what_makes_no_sense_is_not_sent(arguments: tuple[str, ...]) -> None:
-    assert_one_line(quorumlog(*arguments, endpoints="127.0.0.1:1"), Exit.USAGE, "quorumlog")
+def test_what_makes_no_sense_is_not_sent(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = main([*arguments, "--endpoints", "127.0.0.1:1"])
+    except SystemExit as error:  # of argparse
+        status = int(str(error))
+    told = capsys.readouterr()
+    assert (status, told.out) == (Exit.USAGE, "") and told.err.startswith("quorumlog ")
+    assert len(told.err.splitlines()) == 1
 
 
 def test_labels_are_replaced(server: LocalServer, endpoint: str) -> None:

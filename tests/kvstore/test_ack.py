@@ -369,6 +369,16 @@ def test_how_it_stands_is_told_without_a_quorum(server: LocalServer, client: Cli
     assert answer.leader == 0 and not any(member.is_known for member in answer.members)
 
 
+def test_the_status_shows_a_policy_that_is_not_in_force(server: LocalServer, client: Client) -> None:
+    for policy, state, errors in (
+        (AckPolicy(ONE), AckState.SYNC, []),
+        (AckPolicy(ONE), AckState.DEGRADED, ["ack policy degraded"]),
+        (AckPolicy(ONE), AckState.RECOVERING, ["ack policy recovering"]),
+    ):
+        set_policy(server, policy, 2, state=state)
+        assert list(client.call("Maintenance/Status", StatusRequest()).errors) == errors
+
+
 def test_labels_are_replaced(server: LocalServer, client: Client) -> None:
     own = server.replica.node_id
     for given, labels in (([("zone", "a"), ("rack", "1")], (("rack", "1"), ("zone", "a"))), ([], ())):
