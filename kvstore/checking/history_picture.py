@@ -51,7 +51,7 @@ def draw(report: Report, name: str) -> str:
     if len(report.violations) > FAULTS_SHOWN:
         hint += f" The first {FAULTS_SHOWN} of {len(report.violations)} faults are shown."
     timeline = Timeline(
-        f"History {name}",
+        f"History {shown(name, 120)}",
         _TONES[report.status],
         _LEADS[report.status],
         _facts(report),

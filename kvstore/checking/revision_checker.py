@@ -46,6 +46,8 @@ from kvstore.checking.words import data_text, result_text
 
 CHOICES_MAX = 200_000
 """Fillings of gaps that are tried before the check gives up."""
+REPLAYED_MAX = 1_000_000
+"""Revisions that are replayed because of other fillings."""
 CANDIDATES_MAX = 2_000_000
 """Writes that are looked at for a gap, in all. Some ten seconds: a run with thousands of unknown writes and
 no record of what became of them may have no answer within anybody's patience."""
@@ -199,6 +201,7 @@ class _Search:
     pinned: dict[int, Operation] = field(default_factory=dict)
     """The unknown write of a revision, where a reply tells: it shows the value with its mod_revision."""
     looked_at: int = 0
+    replayed: int = 0
     revisions: list[int] = field(default_factory=list)
     returns_ns: list[int] = field(default_factory=list)
     """returns_ns[i]: first return of any operation answered at revisions[i] or above."""
@@ -227,6 +230,11 @@ class _Search:
                 if revision > last:
                     return None
                 failure = self._step(revision, state)
+                self.replayed += 1
+                if self.replayed > last + REPLAYED_MAX:
+                    raise Undecided(f"{REPLAYED_MAX} revisions replayed to try fillings of gaps")
+            elif failure.kind == "phantom":
+                return failure  # no filling brings a value that nobody writes
             else:
                 if self.furthest is None or revision >= self.furthest[0]:
                     self.furthest = (revision, failure)

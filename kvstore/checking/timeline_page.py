@@ -90,7 +90,7 @@ SCRIPT: Final = r"""
   const {lanes, spans, marks, faults, total} = data;
   const byId = id => document.getElementById(id);
   const over = byId("overview"), main = byId("lanes"), scroll = byId("scroll"), tip = byId("tip");
-  const ROW = 24, AXIS = 26, MARKS = marks.length ? 34 : 0, TOP = AXIS + MARKS, OVER = 58, PAD = 12;
+  const ROW = 24, AXIS = 26, MARKS = marks.length ? 50 : 0, TOP = AXIS + MARKS, OVER = 58, PAD = 12;
   const count = spans.start.length;
   const first = new Int32Array(lanes.length + 1);
   for (let i = 0; i < count; i++) first[spans.lane[i] + 1]++;
@@ -253,7 +253,7 @@ SCRIPT: Final = r"""
   }
 
   function drawMarks(pen) {
-    const ends = [-1, -1];
+    const ends = [-1, -1, -1];
     pen.strokeStyle = pen.fillStyle = colours.mark;
     for (const mark of marks) {
       const px = x(mark.at);
@@ -261,7 +261,7 @@ SCRIPT: Final = r"""
       pen.globalAlpha = .75; pen.setLineDash([4, 3]); pen.beginPath();
       pen.moveTo(Math.round(px) + .5, AXIS); pen.lineTo(Math.round(px) + .5, height); pen.stroke();
       pen.setLineDash([]); pen.globalAlpha = 1;
-      const wide = pen.measureText(mark.text).width, row = ends[0] <= px ? 0 : ends[1] <= px ? 1 : -1;
+      const wide = pen.measureText(mark.text).width, row = ends.findIndex(end => end <= px);
       if (row < 0) continue;
       const left = Math.min(px + 4, width - PAD - wide);
       pen.fillStyle = colours.card; pen.fillRect(left - 2, AXIS + row * 16, wide + 4, 15);

@@ -1,0 +1,139 @@
+"""check-history, as a user calls it, on files."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kvstore.checking import state_file
+from kvstore.checking.history import History, Mark, Put, PutResult, Range, RangeResult
+from kvstore.checking.history_file import save_history
+from quorumlog.cli import main
+from tests.checking.histories import A, B, Scribe, kv
+from tests.cli.helpers import assert_one_line, quorumlog
+
+HOSTILE = b"</script><script>alert(1)</script>\x1b[2J"
+
+Save = Callable[..., str]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    def to_file(scribe: Scribe) -> str:
+        path = tmp_path / "history.jsonl"
+        save_history(History(scribe.operations, [Mark(3, "killed \x1b[2J <b>", "n1")]), path)
+        return str(path)
+
+    return to_file
+
+
+@pytest.fixture
+def scribe() -> Scribe:
+    scribe = Scribe()
+    scribe.ok(0, 10, Put(A, b"1"), 2, PutResult())
+    scribe.ok(20, 30, Put(A, HOSTILE), 3, PutResult())
+    scribe.info(35, Put(B, b"3"))
+    return scribe
+
+
+def show_stale(scribe: Scribe) -> None:
+    scribe.ok(40, 50, Range(A), 2, RangeResult((kv(A, b"1", 2, 2, 1),)))
+
+
+def final(path: Path, kvs: list[dict[str, object]], revision: int = 3, **more: object) -> str:
+    path.write_text(json.dumps({"header": {"revision": revision, "raft_term": 2}, "kvs": kvs, **more}))
+    return str(path)
+
+
+def etcd_kv(key: bytes, value: bytes, create: int, mod: int, version: int) -> dict[str, object]:
+    fields = {"create_revision": create, "mod_revision": mod, "version": version, "lease": 7}
+    return {"key": base64.b64encode(key).decode(), "value": base64.b64encode(value).decode(), **fields}
+
+
+def run(capfdbinary: pytest.CaptureFixture[bytes], *arguments: str) -> tuple[int, str, str]:
+    status = main(["check-history", *arguments])
+    printed = capfdbinary.readouterr()
+    return status, printed.out.decode(), printed.err.decode()
+
+
+def test_a_right_history(scribe: Scribe, save: Save, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    status, out, err = run(capfdbinary, save(scribe))
+    assert (status, err) == (0, "")
+    assert out.startswith("correct: 3 calls of 3 clients: 2 acknowledged, 0 refused, 1 unknown\n")
+    assert "revisions     correct" in out
+
+
+def test_a_wrong_history_is_told_with_the_calls_and_nothing_that_a_terminal_obeys(
+    scribe: Scribe, save: Save, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    show_stale(scribe)
+    status, out, _ = run(capfdbinary, save(scribe), "--wgl")
+    assert status == 1
+    assert out.startswith("wrong: 4 calls")
+    assert "stale-read: answered as of revision 2 after 3 had been answered" in out
+    assert '#1, client 1 at n1, 0.000000 s to 0.000000 s: put "a" = "</script>' in out
+    assert "\x1b" not in out
+    status, out, _ = run(capfdbinary, save(scribe), "-o", "json")
+    found = json.loads(out)
+    assert (status, found["verdict"], found["faults"][0]["ids"]) == (1, "wrong", [1, 3])
+
+
+def test_a_search_that_ends_at_its_limit_is_no_pass(
+    scribe: Scribe, save: Save, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    status, out, _ = run(capfdbinary, save(scribe), "--wgl", "--steps-max", "1")
+    assert status == 4
+    assert "not decided" in out.splitlines()[0]
+
+
+def test_the_final_state(
+    scribe: Scribe, save: Save, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    right = final(tmp_path / "right.json", [etcd_kv(A, HOSTILE, 2, 3, 2)], count=1)
+    assert run(capfdbinary, save(scribe), "--final", right)[0] == 0
+    lost = final(tmp_path / "lost.json", [etcd_kv(A, b"1", 2, 2, 1)])
+    status, out, _ = run(capfdbinary, save(scribe), "--final", lost)
+    assert status == 1
+    assert "lost-write" in out
+    status, out, _ = run(capfdbinary, save(scribe), "--final", right, "--final", lost)
+    assert "nodes-differ" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "is no JSON as `get --from-key"),
+        ("[" * 100_000, "is no JSON as `get --from-key"),
+        ("{}", "field 'header': is missing"),
+        ('{"header":{"revision":3},"more":true}', "field 'more': says that keys are missing"),
+        ('{"header":{"revision":3},"kvs":[{"key":"?"}]}', "field 'kvs[0].key': is no base64"),
+        ('{"header":{"revision":3},"kvs":[{"key":"YQ=="}]}', "field 'kvs[0].create_revision': is missing"),
+    ],
+)
+def test_a_file_that_is_no_state(content: str, told: str) -> None:
+    with pytest.raises(state_file.StateUnreadable) as raised:
+        state_file.parse_state(content.encode(), "final.json")
+    assert str(raised.value).startswith("final.json")
+    assert told in str(raised.value)
+
+
+def test_what_cannot_be_read(scribe: Scribe, save: Save, tmp_path: Path) -> None:
+    missing, bad = str(tmp_path / "missing"), tmp_path / "bad"
+    bad.write_text('{"format":"quorumlog-history","version":1}\n{"type":"end"}\n')
+    path = save(scribe)
+    assert_one_line(quorumlog("check-history", missing), 2, "cannot read", "No such file")
+    assert_one_line(quorumlog("check-history", str(bad)), 2, "bad, line 2, field 'type': is none of invoke")
+    assert_one_line(quorumlog("check-history", "-", stdin=b""), 2, "standard input is empty")
+    assert_one_line(quorumlog("check-history", path, "--log", missing), 2, "is no directory")
+    assert_one_line(quorumlog("check-history", path, "--log", str(tmp_path)), 2, "is no data directory")
+    assert_one_line(quorumlog("check-history", path, "--endpoints", "127.0.0.1:1"), 3, "refused")
+    drawn = quorumlog("check-history", path, "--html", str(tmp_path / "no" / "page.html"))
+    assert_one_line(drawn, 6, "checked, but", "No such file")
+    two = Scribe()
+    two.ok(0, 10, Put(A, b"1"), 2, PutResult())
+    two.ok(5, 20, Put(A, b"2"), 3, PutResult()).process = 0
+    assert_one_line(quorumlog("check-history", save(two)), 2, "is no history: process 0 calls before")
