@@ -159,9 +159,13 @@ class AckService:
         except ChangeRefused as error:
             if error.refusal is ChangeRefusal.NOTHING_TO_DO:
                 return
-            lacking = impossible(wanted, context.replica.acks.membership) if wanted is not None else ()
+            membership = context.replica.acks.membership
+            lacking = impossible(wanted, membership) if wanted is not None else ()
             if error.refusal is ChangeRefusal.ACKS_IMPOSSIBLE and lacking:
                 text = f"etcdserver: no such ack policy with these members: {'; '.join(lacking)}"
+                there = sorted({f"{name}={value}" for _, pairs in membership.labels for name, value in pairs})
+                if wanted is not None and wanted.rules:
+                    text += f" (their labels are {', '.join(there) or 'none'})"
                 raise ApiError(Code.FAILED_PRECONDITION, text) from error
             raise from_raft(error, leader_known=bool(context.replica.leader)) from error
         except RaftError as error:

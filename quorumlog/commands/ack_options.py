@@ -51,6 +51,8 @@ def print_ack(args: argparse.Namespace, output: Output, ack: AckReport | None) -
         return
     said = f"{ack.acked} of {ack.needed} replicas, the ack policy is {ack.state}"
     if ack.met != "yes":
+        if ack.acked >= ack.needed:
+            said = f"not by the labels that it requires; {said}"
         complain(f"quorumlog {args.command}", f"done, but the ack policy was not met: {said}")
     elif args.ack_replicas is not None or args.ack_stage or args.ack_timeout:
         output.line(f"acknowledged: {said}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -334,6 +335,15 @@ def test_more_than_there_are_is_refused_with_what_there_is(server: LocalServer, 
     assert answer.code is grpc.StatusCode.FAILED_PRECONDITION
     assert "5" in answer.message and "2" in answer.message, answer.message
     assert answer.trailers["quorumlog-applied"] == "no"
+    labels = ((2, (("zone", "a"),)), (3, (("zone", "b"),)))
+    server.replica.acks = server.replica.acks._replace(
+        membership=replace(server.replica.acks.membership, labels=labels)
+    )
+    server.replica.refusals = [ChangeRefused(ChangeRefusal.ACKS_IMPOSSIBLE)]
+    rules = ack_pb2.AckRules(rules=[ack_pb2.AckRule(label="zone", value="moon", count=1)])
+    request = ack_pb2.AckSetRequest(settings=ack_pb2.AckSettings(rules=rules))
+    message = client.call("/quorumlogpb.Ack/Set", request).message
+    assert "zone=moon:1" in message and message.endswith("(their labels are zone=a, zone=b)"), message
 
 
 def test_the_same_settings_again_are_no_error(server: LocalServer, client: Client) -> None:
