@@ -22,11 +22,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PORTS_PER_CLUSTER = 100
 
 NODE_COMMANDS = ["kill", "pause", "resume", "restart", "logs"]
+FAULT_COMMANDS = ["partition", "isolate", "cut", "slow", "flaky", "heal", "faults"]
 COMMANDS = [
     "start",
     "status",
     "stop",
     *NODE_COMMANDS,
+    *FAULT_COMMANDS,
     "add",
     "remove",
     "replace",
