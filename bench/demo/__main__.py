@@ -57,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     screen.title(f"{recording.headline}")
     screen.say(f"The report, one file for any browser: {path}")
-    screen.say(f"Every call and its answer, one a line: {history}")
+    screen.say(
+        f"Every call and its answer, one a line: {history} (to check it yourself: "
+        "quorumlog check-history FILE)"
+    )
     return 0 if recording.is_good else 1
 
 

@@ -25,6 +25,8 @@ PAUSES_S: dict[Kind, float] = {"write": 0.04, "read": 0.08, "stale read": 0.12}
 """Between an answer and the next call: some hundreds of calls a second in all, which leaves a small machine's
 processors to the nodes."""
 AFTER_ERROR_S = 0.15
+CONNECT_TIMEOUT_S = 5.0
+"""A first connection may take long where five nodes have just been started, and says nothing of them."""
 LOOK_EVERY_S = 0.1
 LOOK_TIMEOUT_S = 0.5
 UNREACHED = "failed to connect to all addresses"
@@ -87,6 +89,7 @@ class Clients:
         member = self._cluster.members[index]
         process, number = self.new_process(), 0
         async with Rpc(member.endpoint) as rpc:
+            await rpc.is_connected(CONNECT_TIMEOUT_S)
             while not self._stopping.is_set():
                 number += 1
                 begin_s = self.now_s()

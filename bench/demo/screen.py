@@ -65,7 +65,8 @@ class Screen:
         """Of the table that stands at the bottom."""
 
     def title(self, text: str) -> None:
-        self._above(["", self._ink("strong", text), ""])
+        lines = textwrap.wrap(text, self._width())
+        self._above(["", *(self._ink("strong", line) for line in lines), ""])
 
     def say(self, text: str) -> None:
         """A step of the story: a paragraph of its own."""
@@ -131,7 +132,7 @@ class Screen:
         """Lines that fit: one that the terminal breaks in two would spoil the next drawing."""
         width = self._width()
         columns = _COLUMNS[: len(_COLUMNS) - (width < ROOMY)]
-        head = f"{'':4} {'says it is':14} {''.join(name.rjust(12) for name, _, _ in columns)}  now"
+        head = f"{'':4} {'says it is':14} {''.join(name.rjust(len(name) + 2) for name, _, _ in columns)}  now"
         lines = [self._ink("faint", head[:width])]
         newest = {sight.node: sight for sight in recording.sights[-20 * len(recording.nodes) :]}
         for node in recording.nodes:
@@ -140,7 +141,9 @@ class Screen:
             says: str = "" if sight is None else sight.role
             if sight is not None and sight.role == "leader":
                 says = f"leader, term {sight.term}"
-            numbers = "".join(f"{found.get((kind, outcome), 0):12,}" for _, kind, outcome in columns)
+            numbers = "".join(
+                f"{found.get((kind, outcome), 0):,}".rjust(len(name) + 2) for name, kind, outcome in columns
+            )
             row = f"{node:4} {says:14} {numbers}  "[:width]
             now, ink = _now(recording.answers, node, now_s)
             lines.append(row + self._ink(ink, now[: width - len(row)]))
