@@ -3,7 +3,8 @@
 A member, or two at once, is killed (SIGKILL, and comes back), paused (SIGSTOP) or cut off; stopped in order
 and started again; leadership is handed over; the membership changes, also while somebody is struck. Each node
 is in a network of its own (tests/process/netns.py). Never so many are struck that those who are left are no
-majority.
+majority; but with one that was started again a moment before they may be, and writes then wait for the end of
+a fault.
 
 The storm comes in parts of a minute. After each: everyone serves, no acknowledged write is lost, the history
 is linearizable, all members have one hash. The first member is never killed, stopped or removed, so that its
