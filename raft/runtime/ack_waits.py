@@ -100,7 +100,6 @@ class AckWaits:
         """When each member was last seen to have something new."""
         self.has_news = False
         """Whether `judge` has something to do."""
-        self._scans_all = False
         self._waiters: dict[int, _Waiter] = {}
         self._groups: dict[AckRequest | None, dict[int, _Waiter]] = {}
         self._fresh: list[_Waiter] = []
@@ -206,7 +205,6 @@ class AckWaits:
         if settings.state is not before.state:
             level = logging.WARNING if settings.state is AckState.DEGRADED else logging.INFO
             logger.log(level, "the ack policy's state is %s", settings.state.value)
-        self._scans_all = True
         self._is_news()
 
     def in_term(self, term: Term) -> None:
@@ -218,13 +216,12 @@ class AckWaits:
     def judge(self) -> None:
         """Tell those whose waiting has ended. To be called when a turn has applied what it had."""
         self.has_news = False
-        scans_all, self._scans_all = self._scans_all, False
         for request, waiters in list(self._groups.items()):
             ruling = self._rule(request)
-            ended = _ended(ruling, waiters.values(), scans_all=scans_all)
-            if len(ended) < len(waiters) and ruling.possible_index is not None and not scans_all:
+            ended = _ended(ruling, waiters.values())
+            if len(ended) < len(waiters) and ruling.possible_index is not None:
                 # What is hopeless is hopeless from some entry on.
-                ended += reversed(_ended(ruling, reversed(waiters.values()), scans_all=False))
+                ended += reversed(_ended(ruling, reversed(waiters.values())))
             if ended:
                 self._end_all(ruling, ended)
         fresh, self._fresh = self._fresh, []
@@ -357,15 +354,15 @@ class AckWaits:
             self.left(waiter.request)
 
 
-def _ended(ruling: Ruling, waiters: Iterable[_Waiter], *, scans_all: bool) -> list[tuple[_Waiter, Verdict]]:
-    """Return those of `waiters` whose waiting has ended; unless all are to be looked at, up to the first one
-    that has not: those behind it have no more. What time does to them: see `overdue`."""
+def _ended(ruling: Ruling, waiters: Iterable[_Waiter]) -> list[tuple[_Waiter, Verdict]]:
+    """Return those of `waiters` whose waiting has ended, up to the first that goes on waiting: those behind
+    have no more, and began later."""
     ended: list[tuple[_Waiter, Verdict]] = []
     for waiter in waiters:
         verdict = ruling.of(waiter.index, waiter.term, is_overdue=waiter.is_overdue)
         if verdict is not None:
             ended.append((waiter, verdict))
-        elif not scans_all:
+        else:
             break
     return ended
 

@@ -292,6 +292,16 @@ async def test_who_would_wait_for_nobody_need_not_wait(on_timeout: OnTimeout) ->
     waits.exception()
 
 
+async def test_what_is_hopeless_ends_behind_what_is_not() -> None:
+    """Who is silent had the first; so whoever is heard from can still complete that one alone."""
+    t = Table(policy(wait_no_replica=False))
+    t.hear({LEADER: 9, OWN: 4, OTHER: 5}, unheard=frozenset({OTHER}))
+    first, second, third = (t.apply(index) for index in (5, 6, 7))
+    assert not first.done() and unmet(second).acked == unmet(third).acked == 0
+    t.hear({LEADER: 9, OWN: 5, OTHER: 5}, unheard=frozenset({OTHER}))
+    assert met(first).acked == 2
+
+
 async def test_learners_count_if_asked_for() -> None:
     t = Table(policy(AckRequirement(replicas=2)))
     t.hear({LEADER: 9, OWN: 9, OTHER: 1, LEARNER: 9})
