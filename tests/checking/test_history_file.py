@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from kvstore.checking.history import (
     TxnResult,
 )
 from kvstore.checking.history_file import HistoryUnreadable, HistoryWriter, read_history, save_history
+from kvstore.checking.verdict import check_history
 from tests.checking.histories import A, B, Scribe, kv, random_history
 
 HEADER: dict[str, Any] = {"format": "quorumlog-history", "version": 1}
@@ -221,6 +223,17 @@ def test_hostile_bytes_are_refused_in_words(data: st.DataObject) -> None:
         read_history(io.BytesIO(bytes(whole)), "h")
     except HistoryUnreadable as error:
         assert str(error).startswith("h")
+
+
+def test_the_example_in_the_docs_is_a_history_and_a_right_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "histories.md").read_text()
+    (block,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    history = read_history(io.BytesIO(block.encode()), "docs")
+    assert [one.outcome for one in history.operations] == ["ok", "fail", "ok", "info"]
+    assert history.operations[3].request == Put(b"\xff\x00", b"v2")
+    assert check_history(history, with_wgl=True).status == "not decided"
+    # The search knows no versions. Without it:
+    assert check_history(history).status == "correct"
 
 
 def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from .cluster import LocalCluster, run
 from .conftest import MakeCluster
 from .workload import Workload
 
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "record_history.py"
 LOAD = 100
 QUORUMLOG = (sys.executable, "-m", "quorumlog")
 
@@ -74,6 +76,20 @@ async def test_a_history_is_checked_against_members_files_and_logs(
     assert "Timeline" in page.read_text()
     verify_resolved(path, found["unknown_writes"], final)
     await verify_a_lie_is_seen(path, logs, tmp_path / "lie.jsonl")
+
+
+async def test_the_example_in_the_docs_records_a_history(make_cluster: MakeCluster, tmp_path: Path) -> None:
+    example = runpy.run_path(str(EXAMPLE))
+    cluster = make_cluster(size=1)
+    cluster.start()
+    await cluster.wait_healthy()
+    path = tmp_path / "history.jsonl"
+    await example["record"](path, cluster.endpoints, 1.0)
+    status, found = await check(path, "--endpoints", cluster.endpoints[0])
+    assert (status, found["verdict"]) == (0, "correct"), found
+    # A single member has nobody whose hash could be compared with its own.
+    assert {one["name"] for one in found["checks"]} == {"revisions", "acknowledged"}
+    assert found["acknowledged"] > 1
 
 
 def verify_resolved(path: Path, resolved: dict[str, str], final: Path) -> None:

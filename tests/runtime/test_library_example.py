@@ -73,7 +73,7 @@ def test_an_example_is_a_program(name: str, lines: list[str]) -> None:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_uses_public_names_alone(path: Path) -> None:
     text = path.read_text()
-    assert re.findall(r"^(?:from|import) (raft\S*)", text, re.M) == ["raft"]
+    assert set(re.findall(r"^(?:from|import) (raft\S*)", text, re.M)) <= {"raft"}
     assert set(re.findall(r"\braft\.([A-Za-z_]+)", text)) <= set(raft.__all__)
 
 
