@@ -171,8 +171,6 @@ class ApiContext:
                 command, timeout_s=self.timeout_s(call), ack=wish.request if wish is not None else None
             )
         except PolicyUnmet as error:
-            if isinstance(error.result, Exception):
-                raise error.result from None  # it is committed, and did nothing
             raise policy_unmet(error, revision_of(error.result)) from error
         except RaftError as error:
             raise from_raft(error, leader_known=bool(replica.leader)) from error

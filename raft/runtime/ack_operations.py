@@ -67,9 +67,9 @@ class AckOperations(MemberOperations):
 
     @property
     def is_ack_policy_on(self) -> bool:
-        """Whether the cluster asks for anything above the majority, as far as is known here. Cheap: one may
-        ask at every request. Raises Stopping before the start is done."""
-        return self._made_driver().group.members.view.effective.ack.policy.is_on
+        """Whether the cluster asks for anything above the majority, by what is committed as far as is known
+        here. Cheap: one may ask at every request. Raises Stopping before the start is done."""
+        return self._made_driver().acks.waits.is_on
 
     @property
     def acks(self) -> AckView:

@@ -407,7 +407,7 @@ def test_labels_are_replaced(server: LocalServer, client: Client) -> None:
 
 
 def test_own_labels_are_published_until_they_are_there(
-    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("kvstore.api.ack.PUBLISH_PAUSE_S", 0.0)
     monkeypatch.setattr("kvstore.api.ack.REFUSED_PAUSE_S", 0.0)
@@ -416,5 +416,7 @@ def test_own_labels_are_published_until_they_are_there(
     server.run(publish_labels(server.context, labels))
     assert replica.members[replica.node_id].labels == labels
     assert len(replica.changes) == 3
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "change it first" in warning.message
     server.run(publish_labels(server.context, labels))
     assert len(replica.changes) == 3
