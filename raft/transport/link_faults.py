@@ -114,8 +114,6 @@ class DelayLine:
             return False
         loop = asyncio.get_running_loop()
         due_s = loop.time() + delay_s
-        if self._waiting:
-            due_s = max(due_s, self._waiting[-1][0])
         self._waiting.append((due_s, size_bytes, item))
         self._waiting_bytes += size_bytes
         if self._timer is None:

@@ -382,6 +382,7 @@ def test_nothing_comes_after_the_stop() -> None:
         await asyncio.sleep(0.15)
         await a.transport.stop()
         await b.transport.stop()
+        assert not a.faults.waiting(Link(2, OUT)) and not b.faults.waiting(Link(1, IN)), "no timer is left"
         await asyncio.sleep(1)
         assert a.handler.messages == b.handler.messages == a.handler.unsent == []
 
