@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvstore.checking.history import (
     Compare,
@@ -91,20 +91,55 @@ def check_linearizable(
         if progress is not None:
             progress(number, len(by_key))
         kv = (initial or {}).get(key)
-        is_right = _linearizable(calls, steps_max, kv.value if kv is not None else None)
+        value = kv.value if kv is not None else None
+        is_right = _linearizable(calls, steps_max, value)
         if is_right is None:
             undecided.append(key)
         elif not is_right:
-            shown = tuple(
-                call.operation for call in sorted(calls, key=lambda call: call.call_ns)[:CALLS_SHOWN]
-            )
-            text = f"no order of the {len(calls)} calls on {data_text(key)} explains the replies"
-            violations.append(Violation("not-linearizable", text, shown))
+            violations.append(_violation(key, _shortest(calls, steps_max, value), len(calls)))
     if undecided and not violations:
         raise Undecided(
             f"{steps_max} steps were not enough for {data_text(undecided[0])} ({len(undecided)} such keys)"
         )
     return violations
+
+
+def _violation(key: bytes, calls: Sequence[_Call], total: int) -> Violation:
+    """`calls`: the first of them that nothing explains, in the order of their calls."""
+    shown = [call.operation for call in calls[-CALLS_SHOWN:]]
+    last = max((call for call in calls if call.return_ns is not None), key=lambda call: call.return_ns or 0)
+    text = (
+        f"no order explains the replies on {data_text(key)} up to that of #{last.operation.id}, "
+        f"{len(calls)} calls of {total}"
+    )
+    if last.operation not in shown:
+        shown.insert(0, last.operation)
+    return Violation("not-linearizable", text, tuple(shown))
+
+
+def _shortest(calls: Sequence[_Call], steps_max: int, value: Value) -> Sequence[_Call]:
+    """Return the shortest beginning of a wrong history that is wrong: what people want to look at.
+
+    At an instant, calls that have not returned may take effect or not. What is wrong then stays wrong, so the
+    instant is found by bisection.
+    """
+    instants = sorted(call.return_ns for call in calls if call.return_ns is not None)
+
+    def begun(at_ns: int) -> list[_Call]:
+        return [
+            call if call.return_ns is not None and call.return_ns <= at_ns else replace(call, return_ns=None)
+            for call in sorted(calls, key=lambda call: call.call_ns)
+            if call.call_ns <= at_ns
+        ]
+
+    low, high = 0, len(instants) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if _linearizable(begun(instants[middle]), steps_max, value) is False:
+            high = middle
+        else:
+            low = middle + 1
+    return begun(instants[high])
 
 
 def _by_key(operations: Sequence[Operation]) -> dict[bytes, list[_Call]]:

@@ -218,6 +218,18 @@ def test_an_unknown_write_may_take_effect_late(scribe: Scribe) -> None:
     assert check_linearizable(scribe.operations)
 
 
+def test_the_search_shows_the_shortest_beginning_that_is_wrong(scribe: Scribe) -> None:
+    for i in range(40):
+        scribe.ok(20 * i, 20 * i + 25, Put(A, b"%d" % i), i + 2, PutResult())
+    scribe.operations[20].request = Range(A)
+    scribe.operations[20].result = RangeResult((kv(A, b"5", 2, 2, 1),))
+    for one in scribe.operations[23:26]:  # what nobody can tell anyway does not matter
+        one.outcome, one.return_ns, one.result = "info", None, None
+    (violation,) = check_linearizable(scribe.operations)
+    assert "up to that of #20, 22 calls of 40" in violation.text
+    assert [one.id for one in violation.operations] == list(range(14, 22))
+
+
 def test_two_calls_of_one_process_at_once_are_refused(scribe: Scribe) -> None:
     scribe.ok(0, 10, Put(A, b"1"), 2, PutResult())
     scribe.ok(5, 20, Put(A, b"2"), 3, PutResult())
