@@ -412,6 +412,24 @@ async def test_news_that_are_lost_and_late_make_answers_late_and_not_wrong(clust
     assert seen > 15
 
 
+async def test_who_asks_and_is_not_heard_asks_again(cluster: GrowingCluster) -> None:
+    """Without a policy nobody is told anything unasked, and the question is one message."""
+    assert cluster.network is not None
+    node = cluster.nodes[await cluster.a_follower()]
+    asked = 0
+
+    def fault(message: m.Message) -> float:
+        nonlocal asked
+        if isinstance(message, m.AckInterest):
+            asked += 1
+            return DROP if asked == 1 else 0.0
+        return 0.0
+
+    cluster.network.fault = fault
+    acked = await put(node, replicas=2, timeout_ms=15_000)
+    assert acked.is_met and acked.acked == 2 and asked >= 2
+
+
 # Times, limits, ends ----------------------------------------------------------------------------------
 
 
