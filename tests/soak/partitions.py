@@ -55,7 +55,7 @@ FLAPPING_S: Final = (2.0, 6.0)
 STEP_S: Final = (0.2, 1.5)
 """Between two steps of a shape that changes."""
 LOSS_PERCENT: Final = (1.0, 30.0)
-STRUCK_SHARE: Final = 0.35
+STRUCK_SHARE: Final = 0.4
 """Of the cuts: a member is killed or paused in them."""
 LEADER_SHARE: Final = 0.5
 """Of those: the member that led when the cut began."""
@@ -125,6 +125,7 @@ class Partitions(CutTrial):
             (1.5, self._flapping),
             (1, self._swizzle),
             (1, self._loss),
+            (2, self._whole),
         ]
         [chosen] = self._rng.choices([thing for _, thing in happens], [weight for weight, _ in happens])
         begin_s = time.monotonic()
@@ -192,12 +193,16 @@ class Partitions(CutTrial):
         self.wires.lose(self._rng.uniform(*LOSS_PERCENT))
         await asyncio.sleep(self._rng.uniform(*CUT_S))
 
+    async def _whole(self) -> None:
+        """No cut, and a member is struck."""
+        await self._hold("none", (), is_struck=True)
+
     # How a shape is held
 
     async def _plain(self, name: str, links: Collection[Link]) -> None:
         """A cut in which a whole majority is left that hears nobody else: it must go on."""
         if self._rng.random() < STRUCK_SHARE:
-            await self._hold(name, links)
+            await self._hold(name, links, is_struck=True)
             return
         assert self._load is not None
         self.counts.shapes[name] += 1
@@ -208,14 +213,15 @@ class Partitions(CutTrial):
         self.counts.longest_until_on_s = max(self.counts.longest_until_on_s, until_on_s)
         await asyncio.sleep(max(0.0, begin_s + lasts_s - time.monotonic()))
 
-    async def _hold(self, name: str, links: Collection[Link]) -> None:
-        """A cut of which nothing but safety is asked, and in some a member is struck besides."""
+    async def _hold(self, name: str, links: Collection[Link], *, is_struck: bool | None = None) -> None:
+        """A cut of which nothing but safety is asked. In some a member is struck besides, at random if it is
+        not said."""
         rng = self._rng
         self.counts.shapes[name] += 1
         lasts_s = rng.uniform(*CUT_S)
         victim = await self._leader() if rng.random() < LEADER_SHARE else rng.choice(self.nodes)
         self.cut(links)
-        if rng.random() < STRUCK_SHARE:
+        if rng.random() < STRUCK_SHARE if is_struck is None else is_struck:
             fault = Fault(rng.choice(("kill", "pause")), victim)
             await self.strike(fault, rng.uniform(0.0, lasts_s / 2), rng.uniform(0.2, lasts_s))
             self.counts.struck[fault.kind] += 1
