@@ -53,7 +53,7 @@ usage: ./cluster.sh COMMAND
   wipe I         remove the data of node I, which must be stopped
   ctl ARGS...    the command `quorumlog ARGS...` with this cluster's endpoints
   demo NAME      show what clients are told while something breaks, with a cluster of its own that it ends
-                 again: partition, failover. Less than a minute; leaves one HTML file
+                 again: partition, failover, semisync. Less than a minute; leaves one HTML file
   help           this text
 
 Node I has the client URL http://127.0.0.1:P with P = 2379 + 10(I-1), and its peer URL on port P + 1.

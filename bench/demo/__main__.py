@@ -20,12 +20,17 @@ from bench.demo.partition import tell_partition
 from bench.demo.record import Recording
 from bench.demo.report import as_html
 from bench.demo.screen import Screen
+from bench.demo.semisync import tell_semisync
 from bench.demo.stage import SHORT, Times
 from kvstore.checking.history_file import save_history
 from tests.process.cluster import ClusterError
 
 Story = Callable[[Screen, Times], Awaitable[Recording]]
-STORIES: dict[str, Story] = {"partition": tell_partition, "failover": tell_failover}
+STORIES: dict[str, Story] = {
+    "partition": tell_partition,
+    "failover": tell_failover,
+    "semisync": tell_semisync,
+}
 DIRECTORY = Path(__file__).resolve().parents[2] / "build"
 INTERRUPTED = 130
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import grpc.aio
 
 from bench.demo.record import Answer, Kind, Outcome, Recording, Role, Sight
 from kvstore.checking.history import Operation, Put, Range, Request
+from kvstore.pb.rpc_pb2 import PutResponse
 from tests.process.cluster import LocalCluster
 from tests.process.rpc import Rpc
 from tests.process.workload import perform
@@ -25,12 +29,25 @@ PAUSES_S: dict[Kind, float] = {"write": 0.04, "read": 0.08, "stale read": 0.12}
 """Between an answer and the next call: some hundreds of calls a second in all, which leaves a small machine's
 processors to the nodes."""
 AFTER_ERROR_S = 0.15
+MET_TRAILER = "quorumlog-ack-met"
 CONNECT_TIMEOUT_S = 5.0
 """A first connection may take long where five nodes have just been started, and says nothing of them."""
 LOOK_EVERY_S = 0.1
 LOOK_TIMEOUT_S = 0.5
 UNREACHED = "failed to connect to all addresses"
 """grpcio's words where nobody listens: the call was never sent."""
+
+
+class HeedfulRpc(Rpc):
+    """Keeps what the answer to the last write said beside the answer itself."""
+
+    trailers: Mapping[str, str] = MappingProxyType({})
+
+    async def put(self, request: Any, timeout_s: float | None = None) -> PutResponse:
+        call = self.start("KV/Put", request, PutResponse.FromString, timeout_s)
+        reply: PutResponse = await call
+        self.trailers = dict(await call.trailing_metadata() or ())
+        return reply
 
 
 class Clients:
@@ -88,19 +105,21 @@ class Clients:
     async def _run(self, index: int, kind: Kind) -> None:
         member = self._cluster.members[index]
         process, number = self.new_process(), 0
-        async with Rpc(member.endpoint) as rpc:
+        rpc = HeedfulRpc(member.endpoint)
+        async with rpc:
             await rpc.is_connected(CONNECT_TIMEOUT_S)
             while not self._stopping.is_set():
                 number += 1
                 begin_s = self.now_s()
                 operation = await self.call(rpc, index, process, _request(kind, process, number))
-                words, outcome = _told(operation)
+                words, outcome = _told(operation, rpc.trailers)
                 self._recording.answers.append(
                     Answer(member.name, kind, begin_s, self.now_s(), outcome, words)
                 )
                 if operation.return_ns is None:  # it may happen yet: another client goes on
                     process = self.new_process()
-                await self._pause(PAUSES_S[kind] if outcome == "acknowledged" else AFTER_ERROR_S)
+                is_done = outcome in ("acknowledged", "degraded")
+                await self._pause(PAUSES_S[kind] if is_done else AFTER_ERROR_S)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -133,10 +152,15 @@ def _request(kind: Kind, process: int, number: int) -> Request:
     return Range(key, serializable=kind == "stale read")
 
 
-def _told(operation: Operation) -> tuple[str, Outcome]:
+def _told(operation: Operation, trailers: Mapping[str, str]) -> tuple[str, Outcome]:
+    """`trailers`: of the answer, if it was a write that was done."""
     if operation.outcome == "ok":
-        return "", "acknowledged"
-    words, _, _ = operation.error.rpartition(" (applied: ")
+        is_met = not isinstance(operation.request, Put) or trailers.get(MET_TRAILER, "yes") == "yes"
+        return "", "acknowledged" if is_met else "degraded"
+    words, _, applied = operation.error.rpartition(" (applied: ")
+    if applied == "yes)":
+        # Each has a revision of its own, and all the same is to be said of them.
+        return re.sub(r"revision \d+", "revision ...", words), "unmet"
     if UNREACHED in words:
         return "nobody listens there: no connection", "unreached"
     return words, "refused" if operation.outcome == "fail" else "unknown"

@@ -12,7 +12,7 @@ Colours are the page's: this knows only names of classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final, NamedTuple
 
@@ -33,6 +33,7 @@ BINS_READ: Final = 60
 CHAR: Final = 7.0
 """Width of a character of a label, roughly."""
 MARKS_APART: Final = 9.0
+DONE: Final = ("acknowledged", "degraded")
 TRACK_NAMES: Final[dict[Kind, str]] = {"write": "writes", "read": "reads", "stale read": "stale reads"}
 
 
@@ -52,6 +53,7 @@ def as_svg(recording: Recording) -> str:
     parts: list[str] = []
     flags, y = _flags(recording, x)
     led, y = _reigns(recording, x, y + 10)
+    policy, y = _policy(recording, x, y)
     named, y = _spans(recording, x, y + 8)
     lanes_y = y + LANE_GAP
     bottom = lanes_y + len(recording.nodes) * (LANE + LANE_GAP) - LANE_GAP + 12
@@ -73,6 +75,7 @@ def as_svg(recording: Recording) -> str:
             *parts,
             *flags,
             *led,
+            *policy,
             *named,
             "</svg>",
         ]
@@ -133,6 +136,21 @@ def _reigns(recording: Recording, x: Scale, y: float) -> tuple[list[str], float]
     return parts, y + max(count, 1) * (ROW + 2)
 
 
+def _policy(recording: Recording, x: Scale, y: float) -> tuple[list[str], float]:
+    if not recording.policy:
+        return [], y
+    parts = [_text(LEFT - 12, y + 14, "ack policy", "side", is_end=True)]
+    for span in recording.policy:
+        left, right = x(span.begin_s), x(span.end_s)
+        parts.append(
+            f'<rect x="{left:.1f}" y="{y:.1f}" width="{max(right - left - 2, 2):.1f}" height="{ROW - 2}" '
+            f'rx="3" class="state {escape(span.text)}"><title>{escape(span.text)}</title></rect>'
+        )
+        if right - left > len(span.text) * CHAR + 10:
+            parts.append(_text(left + 7, y + 13, span.text, "state-text"))
+    return parts, y + ROW + 2
+
+
 def _spans(recording: Recording, x: Scale, y: float) -> tuple[list[str], float]:
     """Brackets with their words."""
     stretches = []
@@ -189,9 +207,11 @@ def _lane(recording: Recording, node: str, x: Scale, y: float) -> list[str]:
         answers = [answer for answer in own if answer.kind == kind]
         done_s = [answer.end_s for answer in answers if answer.outcome == "acknowledged"]
         if kind == "write":
-            parts.append(_columns(done_s, x, top, height, BINS_WRITE, lambda count: min(count / most, 1.0)))
+            less_s = [answer.end_s for answer in answers if answer.outcome == "degraded"]
+            for outcome, times_s in (("acknowledged", done_s), ("degraded", less_s)):
+                parts.append(_columns(times_s, x, top, height, BINS_WRITE, most, outcome))
         else:
-            parts.append(_columns(done_s, x, top, height, BINS_READ, lambda count: 1.0))
+            parts.append(_columns(done_s, x, top, height, BINS_READ, 1, "acknowledged"))
         parts += _failures(answers, x, top + height / 2)
     return parts
 
@@ -210,7 +230,7 @@ def _most(recording: Recording) -> float:
         done_s = [
             answer.end_s
             for answer in recording.answers
-            if answer.node == node and answer.kind == "write" and answer.outcome == "acknowledged"
+            if answer.node == node and answer.kind == "write" and answer.outcome in DONE
         ]
         counts += _binned(done_s, max(recording.end_s, 0.001), BINS_WRITE)
     counts.sort()
@@ -218,18 +238,18 @@ def _most(recording: Recording) -> float:
 
 
 def _columns(
-    times_s: Sequence[float], x: Scale, top: float, height: float, bins: int, share: Callable[[int], float]
+    times_s: Sequence[float], x: Scale, top: float, height: float, bins: int, most: float, name: str
 ) -> str:
     """One path for all: hundreds of elements would be slow to draw."""
     steps = []
     width = (WIDTH - LEFT - RIGHT) / bins
     for number, count in enumerate(_binned(times_s, x.end_s, bins)):
         if count:
-            high = height * share(count)
+            high = height * min(count / most, 1.0)
             steps.append(
                 f"M{LEFT + number * width:.1f} {top + height:.1f}v{-high:.1f}h{width + 0.15:.2f}v{high:.1f}z"
             )
-    return f'<path d="{"".join(steps)}" class="acknowledged"/>'
+    return f'<path d="{"".join(steps)}" class="{name}"/>' if steps or name == "acknowledged" else ""
 
 
 def _failures(answers: Iterable[Answer], x: Scale, y: float) -> list[str]:
@@ -237,7 +257,7 @@ def _failures(answers: Iterable[Answer], x: Scale, y: float) -> list[str]:
     parts = []
     last = -math.inf
     for answer in answers:
-        if answer.outcome == "acknowledged":
+        if answer.outcome in DONE:
             continue
         left, right = x(answer.begin_s), x(answer.end_s)
         said = f"{answer.node}, {answer.kind}: {answer.outcome} after {answer.end_s - answer.begin_s:.2f} s"
@@ -255,6 +275,8 @@ def _failures(answers: Iterable[Answer], x: Scale, y: float) -> list[str]:
 def _sign(answer: Answer, at: float, y: float) -> str:
     if answer.outcome == "refused":
         return f'<path d="M{at - 3.5:.1f} {y - 3.5:.1f}l7 7m0 -7l-7 7" class="sign"/>'
+    if answer.outcome == "unmet":
+        return f'<path d="M{at - 4.5:.1f} {y:.1f}l4.5 -4.5l4.5 4.5l-4.5 4.5z" class="sign full"/>'
     if answer.outcome == "unknown":
         return f'<circle cx="{at:.1f}" cy="{y:.1f}" r="3.6" class="sign ring"/>'
     return f'<circle cx="{at:.1f}" cy="{y:.1f}" r="1.3" class="sign"/>'

@@ -10,17 +10,18 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 from kvstore.checking.history import History
 
 Kind = Literal["write", "read", "stale read"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
-Outcome = Literal["acknowledged", "refused", "unknown", "unreached"]
+Outcome = Literal["acknowledged", "degraded", "unmet", "refused", "unknown", "unreached"]
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
-"""acknowledged: done, and promised. refused: certainly nothing was done. unknown: a write of which nobody
-can say either. unreached: nobody listens there, so that nothing was sent."""
+"""acknowledged: done, and promised. degraded: so, by a majority, but not by all whom an ack policy asks for,
+and the answer says so. unmet: the same, answered as an error. refused: certainly nothing was done. unknown: a
+write of which nobody can say either. unreached: nobody listens there, so that nothing was sent."""
 
 Role = Literal["leader", "follower", "no leader", "silent"]
 
@@ -111,6 +112,16 @@ class Reign(NamedTuple):
     end_s: float
 
 
+Column: TypeAlias = tuple[str, Kind, Outcome]
+"""A name, and what is counted under it."""
+COLUMNS: Final[tuple[Column, ...]] = (
+    ("writes: ok", "write", "acknowledged"),
+    ("refused", "write", "refused"),
+    ("unknown", "write", "unknown"),
+    ("reads: ok", "read", "acknowledged"),
+)
+
+
 @dataclass(slots=True)
 class Recording:
     """One run of a demonstration."""
@@ -124,6 +135,10 @@ class Recording:
     cuts: list[Cut] = field(default_factory=list)
     absences: list[Absence] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    policy: list[Span] = field(default_factory=list)
+    """States of the ack policy, one after the other."""
+    columns: tuple[Column, ...] = COLUMNS
+    """Of the live table."""
     headline: str = ""
     is_good: bool = False
     """All was as it must be: the history is right, the nodes are equal."""
@@ -170,7 +185,7 @@ def refusals(answers: Iterable[Answer]) -> list[Refusal]:
     """Return what was answered in place of an acknowledgement, the most frequent words first of each kind."""
     found: dict[tuple[Kind, Outcome, str], list[Answer]] = defaultdict(list)
     for answer in answers:
-        if answer.outcome != "acknowledged":
+        if answer.outcome not in ("acknowledged", "degraded"):
             found[answer.kind, answer.outcome, answer.words].append(answer)
     lines = []
     for (kind, outcome, words), those in found.items():

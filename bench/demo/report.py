@@ -15,6 +15,8 @@ from bench.demo.style import STYLE
 
 APPLIED: Final[dict[Outcome, str]] = {
     "acknowledged": "yes",
+    "degraded": "yes",
+    "unmet": "yes: a majority has it",
     "refused": "no",
     "unknown": "nobody can say",
     "unreached": "no: it was not sent",
@@ -22,6 +24,17 @@ APPLIED: Final[dict[Outcome, str]] = {
 WORDS_SHOWN = 24
 LEGEND: Final = (
     ("acknowledged", '<rect x="1" y="2" width="12" height="10" class="acknowledged"/>', "acknowledged"),
+    (
+        "degraded",
+        '<rect x="1" y="2" width="12" height="10" class="degraded"/>',
+        "acknowledged by a majority, with the word that the policy is not met",
+    ),
+    (
+        "unmet",
+        '<g class="unmet"><line x1="0" y1="7" x2="12" y2="7" class="wait"/>'
+        '<path d="M11 7l4.5 -4.5l4.5 4.5l-4.5 4.5z" class="sign full"/></g>',
+        "committed, but told that the policy is not met",
+    ),
     (
         "refused",
         '<g class="refused"><line x1="0" y1="7" x2="16" y2="7" class="wait"/>'

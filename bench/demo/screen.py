@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, Literal, TextIO
 
 from bench.demo.clients import counts
-from bench.demo.record import Answer, Kind, Outcome, Recording
+from bench.demo.record import Answer, Outcome, Recording
 
 REDRAW_EVERY_S = 0.2
 WIDTH_MAX = 110
@@ -24,12 +24,6 @@ RECENT_S = 1.5
 
 ROOMY = 100
 """Characters; where there are fewer, the table does without its last column of numbers."""
-_COLUMNS: Final[tuple[tuple[str, Kind, Outcome], ...]] = (
-    ("writes: ok", "write", "acknowledged"),
-    ("refused", "write", "refused"),
-    ("unknown", "write", "unknown"),
-    ("reads: ok", "read", "acknowledged"),
-)
 
 Ink = Literal["strong", "good", "bad", "odd", "faint"]
 _SEQUENCES: Final[Mapping[Ink, str]] = {
@@ -41,6 +35,8 @@ _SEQUENCES: Final[Mapping[Ink, str]] = {
 }
 _INK_OF: Final[Mapping[Outcome, Ink]] = {
     "acknowledged": "good",
+    "degraded": "odd",
+    "unmet": "bad",
     "refused": "bad",
     "unknown": "odd",
     "unreached": "faint",
@@ -131,7 +127,7 @@ class Screen:
     def _table(self, recording: Recording, now_s: float) -> list[str]:
         """Lines that fit: one that the terminal breaks in two would spoil the next drawing."""
         width = self._width()
-        columns = _COLUMNS[: len(_COLUMNS) - (width < ROOMY)]
+        columns = recording.columns[: len(recording.columns) - (width < ROOMY)]
         head = f"{'':4} {'says it is':14} {''.join(name.rjust(len(name) + 2) for name, _, _ in columns)}  now"
         lines = [self._ink("faint", head[:width])]
         newest = {sight.node: sight for sight in recording.sights[-20 * len(recording.nodes) :]}
@@ -156,10 +152,10 @@ def _now(answers: Sequence[Answer], node: str, now_s: float) -> tuple[str, Ink]:
         if answer.node != node or answer.kind != "write":
             continue
         took = f"after {answer.end_s - answer.begin_s:.1f} s"
-        if answer.outcome != "acknowledged":
+        if answer.outcome not in ("acknowledged", "degraded"):
             words = answer.words.partition(": ")[2] or answer.words  # the code's name stands in the report
             return f"{answer.outcome} {took}: {words}", _INK_OF[answer.outcome]
         if now_s - answer.end_s > RECENT_S:
             return f"no answer for {now_s - answer.end_s:.1f} s", "odd"
-        return "acknowledged", "good"
+        return answer.outcome, _INK_OF[answer.outcome]
     return "", "faint"

@@ -116,6 +116,22 @@ def test_the_longest_gap_counts_both_ends() -> None:
     assert acknowledged_s(recorded().answers, ["n1"], begun_s=9.85) == [pytest.approx(9.95)]
 
 
+def test_what_a_majority_has_is_no_refusal() -> None:
+    """Acknowledged less widely than was asked for, with a word that says so: that is no error."""
+    answers = [
+        Answer("n1", "write", 0.0, 0.5, "degraded"),
+        Answer("n1", "write", 1.0, 1.5, "unmet", "committed, ack policy unmet"),
+    ]
+    assert [(line.outcome, line.times) for line in refusals(answers)] == [("unmet", 1)]
+    recording = Recording("semisync", "two of three", ("n1",), answers=answers, end_s=2.0)
+    recording.policy = [Span(0.0, 1.0, "sync"), Span(1.0, 2.0, "degraded")]
+    picture = as_svg(recording)
+    assert picture.count('class="degraded"') == 1 and picture.count('<g class="unmet">') == 1
+    assert re.findall(r'class="state (\w+)"', picture) == ["sync", "degraded"]
+    page = as_html(recording)
+    assert "yes: a majority has it" in page and "committed, but told that the policy is not met" in page
+
+
 # --- the picture --------------------------------------------------------------------------------------------
 
 

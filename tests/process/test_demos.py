@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from .cluster import wait_until
 
 PROGRAM = Path(__file__).parents[2] / "bench" / "demo" / "__main__.py"
-RUN_TIMEOUT_S = 90.0
+RUN_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 20.0
 
 
@@ -46,7 +47,7 @@ def nodes_in(directory: Path) -> list[int]:
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize("name", ["partition", "failover"])
+@pytest.mark.parametrize("name", ["partition", "failover", "semisync"])
 async def test_a_demonstration_comes_to_its_end(name: str, tmp_path: Path) -> None:
     process = await begin(name, tmp_path)
     out, err = await asyncio.wait_for(process.communicate(), RUN_TIMEOUT_S)
@@ -58,8 +59,11 @@ async def test_a_demonstration_comes_to_its_end(name: str, tmp_path: Path) -> No
     if name == "partition":
         assert "the side of two acknowledged 0 writes" in text
         assert "had reached no majority: replaced by what the majority" in text
-    else:
+    elif name == "failover":
         assert "took over in term" in text
+    else:
+        assert re.search(r"ok  fail: [1-9]\d* writes were committed and answered as not met, 0 as if", text)
+        assert re.search(r"ok  degrade: [1-9]\d* writes acknowledged .* a word that says so, 0 without", text)
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "as promised" in report and "NOT as promised" not in report
     assert str(tmp_path) not in report, "nothing of the machine"
