@@ -26,8 +26,8 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Final, NamedTuple
 
-from quorumlog.fault_client import LINE_BYTES_MAX, socket_path
-from raft import Direction, FaultyTransport, Link, LinkRule, NodeId
+from quorumlog.fault_client import LINE_BYTES_MAX, SOCKET_NAME, socket_path
+from raft import Direction, FaultyTransport, Link, LinkRule, ListenError, NodeId
 
 SOCKET_MODE: Final = 0o600
 
@@ -206,8 +206,8 @@ class FaultSocket:
         self._clients: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     async def start(self) -> None:
-        """Listen. Raises OSError. The caller holds the lock of the data directory, so that a socket that is
-        there is one of a process that was killed."""
+        """Listen. Raises ListenError. The caller holds the lock of the data directory, so that a socket that
+        is there is one of a process that was killed."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with socket_path(self._data_dir) as path:
@@ -219,9 +219,12 @@ class FaultSocket:
             listener.listen()
             listener.setblocking(False)
             self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=LINE_BYTES_MAX)
-        except BaseException:
+        except OSError as error:
             listener.close()
-            raise
+            raise ListenError(
+                f"cannot listen on {os.path.join(self._data_dir, SOCKET_NAME)}, "
+                f"which --enable-fault-injection asks for: {error.strerror or error}"
+            ) from error
 
     async def stop(self) -> None:
         """Remove the socket and end every connection."""

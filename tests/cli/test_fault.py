@@ -17,7 +17,7 @@ import pytest
 from quorumlog.cli import main
 from quorumlog.fault_client import LINE_BYTES_MAX, NoAnswer, NobodyThere, Question, counted, words
 from quorumlog.fault_socket import CLIENTS_MAX, FaultControl, FaultSocket, MemberName
-from raft import Direction, FaultyTransport, Link, LinkRule, MemoryNetwork
+from raft import Direction, FaultyTransport, Link, LinkRule, ListenError, MemoryNetwork
 
 N1, N2, N3 = (f"http://127.0.0.1:{port}" for port in (2380, 2390, 2400))
 MEMBERS = [
@@ -100,6 +100,7 @@ async def test_a_stop_ends_whoever_is_connected(target: Target) -> None:
     writer.write(b'{"op": "show"}\n')
     await reader.readline()
     await target.socket.stop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "nothing is left behind"
     assert await reader.read() == b""
     writer.close()
 
@@ -117,6 +118,15 @@ async def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
         Question(str(target.data_dir), {"op": "show"}, 5.0)
     await target.socket.start()
     assert (await target.ask({"op": "show"}))["ok"]
+    await target.socket.stop()
+
+
+async def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    target = Target(tmp_path)
+    target.path.mkdir()
+    with pytest.raises(ListenError, match=r"faults\.sock, which --enable-fault-injection asks for: Is a dir"):
+        await target.socket.start()
+    assert target.path.is_dir()
     await target.socket.stop()
 
 
