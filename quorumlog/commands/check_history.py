@@ -97,7 +97,11 @@ def run_check(args: argparse.Namespace) -> Exit:
     report = _check(args, history, evidence, progress)
     progress.end()
     drawn = _draw(args, report)
-    printed = print_locally(args, lambda output: _print(output, report), default_output="simple")
+
+    def show(output: Output) -> None:
+        _print(output, report, has_picture=args.html is not None)
+
+    printed = print_locally(args, show, default_output="simple")
     if printed != Exit.OK:
         return printed
     return _STATUSES[report.status] if drawn == Exit.OK else drawn
@@ -266,7 +270,7 @@ def _draw(args: argparse.Namespace, report: Report) -> Exit:
     return Exit.OK
 
 
-def _print(output: Output, report: Report) -> None:
+def _print(output: Output, report: Report, *, has_picture: bool) -> None:
     if output.is_json:
         output.json(_json(report))
         return
@@ -287,6 +291,9 @@ def _print(output: Output, report: Report) -> None:
         _print_fault(output, report, violation)
     if len(report.violations) > _FAULTS_SHOWN:
         output.line(f"... and {len(report.violations) - _FAULTS_SHOWN} more (-o json has all)")
+    if report.violations and not has_picture:
+        output.line("")
+        output.line("(--html FILE draws the history, with these calls marked)")
 
 
 def _print_fault(output: Output, report: Report, violation: Violation) -> None:

@@ -200,6 +200,13 @@ def test_an_unknown_write_may_not_take_effect_before_its_call(scribe: Scribe) ->
     assert kinds(scribe.operations) == []
 
 
+def test_a_value_that_two_unknown_writes_would_write_does_not_name_its_writer(scribe: Scribe) -> None:
+    scribe.info(50, Put(A, b"1"))
+    scribe.info(0, Put(A, b"1"))
+    scribe.ok(10, 20, Range(A), 2, RangeResult((kv(A, b"1", 2, 2, 1),)))
+    assert kinds(scribe.operations) == []
+
+
 def test_an_unknown_write_takes_effect_once(scribe: Scribe) -> None:
     """Trap 46."""
     scribe.info(0, Put(A, b"1"))

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kvstore.checking.history import Delete, Put, Txn
+from kvstore.checking.history import Delete, History, Put, PutResult, Range, RangeResult, Txn
 from kvstore.checking.history_file import read_history
+from kvstore.checking.verdict import check_history
+from tests.checking.histories import A, Scribe, kv
 
 from .cluster import LocalCluster, run
 from .conftest import MakeCluster
-from .workload import Workload
+from .workload import Workload, keep
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "record_history.py"
 LOAD = 100
@@ -117,3 +119,15 @@ async def verify_a_lie_is_seen(path: Path, logs: list[str], lie: Path) -> None:
     assert (status, found["verdict"]) == (1, "wrong")
     kinds = {fault["kind"]: fault["ids"] for fault in found["faults"]}
     assert told["id"] in kinds["refused-but-applied"], found["faults"]
+
+
+def test_a_trial_keeps_a_wrong_history_of_a_later_part_so_that_it_can_be_checked(tmp_path: Path) -> None:
+    """With the state that it began with: without it every history of a second part would be called wrong."""
+    scribe = Scribe()
+    scribe.ok(0, 10, Range(A), 7, RangeResult((kv(A, b"0", 3, 7, 2),)))
+    scribe.ok(20, 30, Put(A, b"1"), 8, PutResult())
+    history = History(scribe.operations, first_revision=7, initial={A: kv(A, b"0", 3, 7, 2)})
+    keep(history, tmp_path / "history.jsonl")
+    with (tmp_path / "history.jsonl").open("rb") as file:
+        assert check_history(read_history(file, "kept")).status == "correct"
+    assert "correct" in (tmp_path / "history.html").read_text()

@@ -28,7 +28,9 @@ from kvstore.checking.history import (
     TxnResult,
     is_mutation,
 )
+from kvstore.checking.history_picture import draw
 from kvstore.checking.revision_checker import check_revisions, missing_revisions
+from kvstore.checking.verdict import check_history
 from kvstore.checking.wgl import check_linearizable
 from kvstore.pb import kv_pb2, rpc_pb2
 
@@ -313,10 +315,16 @@ async def verify(cluster: LocalCluster, history: History, evidence: Path) -> Non
     violations = check_revisions(history.operations, records=records)
     violations += check_linearizable(history.operations)
     if violations:
-        history.save(evidence)
+        keep(history, evidence)
         text = "\n".join(str(violation) for violation in violations[:VIOLATIONS_SHOWN])
         raise AssertionError(f"the history is wrong; kept as {evidence.name}\n{text}")
     await verify_equal_members(cluster, last.revision)
+
+
+def keep(history: History, path: Path) -> None:
+    """Write down a history that is wrong, for `quorumlog check-history`, and draw it beside."""
+    history.save(path)
+    path.with_suffix(".html").write_text(draw(check_history(history), path.name), encoding="utf-8")
 
 
 async def verify_equal_members(

@@ -39,7 +39,7 @@ from kvstore.checking.revision_checker import check_revisions, missing_revisions
 from tests.process.cluster import ClusterError, LocalCluster, Member, wait_until
 from tests.process.lagging import SMALL_LOG, active_slot, incoming_bytes, leftovers, segments
 from tests.process.rpc import ALL, Rpc
-from tests.process.workload import Workload, past, perform, verify_equal_members
+from tests.process.workload import Workload, keep, past, perform, verify_equal_members
 from tests.soak import common
 from tests.soak.common import say
 
@@ -241,7 +241,8 @@ class Rounds:
             operations, first_revision=self._revision, initial=self._state, records=records
         )
         if violations:
-            load.history.save(cluster.directory / "history.jsonl")
+            load.history.first_revision, load.history.initial = self._revision, self._state
+            keep(load.history, cluster.directory / "history.jsonl")
             raise AssertionError("the history is wrong:\n" + "\n".join(map(str, violations[:3])))
         await verify_equal_members(cluster, last.revision)
         for member in cluster.members:

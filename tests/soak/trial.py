@@ -27,7 +27,7 @@ from tests.process.changing import ChangingCluster
 from tests.process.cluster import ClusterError, Place, wait_until
 from tests.process.netns import Namespaces
 from tests.process.rpc import ALL, Rpc
-from tests.process.workload import past, perform, verify_equal_members
+from tests.process.workload import keep, past, perform, verify_equal_members
 from tests.soak.kill_rounds import Load
 
 T = TypeVar("T")
@@ -196,7 +196,8 @@ class Trial:
         except Undecided:
             self.undecided += 1
         if violations:
-            load.history.save(cluster.directory / "history.jsonl")
+            load.history.first_revision, load.history.initial = self._revision, self._state
+            keep(load.history, cluster.directory / "history.jsonl")
             raise AssertionError("the history is wrong:\n" + "\n".join(map(str, violations[:3])))
         await self._verify_equal(last.revision, learners)
         listed = await cluster.listed()
