@@ -148,7 +148,7 @@ class AckWatch:
         )
         # What a member has applied only itself can say, so that all have to be asked.
         targets = membership.members if is_on or wants_applied else self._interest.keys()
-        members = self._leadership.member_acks()
+        members = self._leadership.member_acks(tells_applied=wants_applied)
         if not (targets and (self.is_due or self._sent != (members, wants_applied))):
             return []
         self.is_due = False

@@ -181,6 +181,10 @@ class Acknowledging(Recovering):
 
     # Messages
 
+    def _note_applied(self) -> None:
+        """Something was applied here, which may be for others to know."""
+        self._is_ack_news |= self._telling_left_ticks > 0 or self._watch is not None
+
     def _note_late(self, message: AppendEntriesReply) -> None:
         progress = self._leading().progress.get(message.sender)
         if progress is not None and not message.rejected and message.match_index < progress.match_index:

@@ -188,15 +188,17 @@ class Leadership:
         """Return how long ago a member last answered; None if it did not in this term."""
         return None if progress.heard_ticks is None else self._ticks - progress.heard_ticks
 
-    def member_acks(self) -> tuple[MemberAcks, ...]:
+    def member_acks(self, *, tells_applied: bool = True) -> tuple[MemberAcks, ...]:
         """Return what is known of each member, for ack policies. Whoever was not heard because this leader is
-        so young counts as heard: that it is missing is not known yet."""
+        so young counts as heard: that it is missing is not known yet. `tells_applied`: what this member has
+        applied is among it, too."""
         own_id, is_young = self._config.node_id, self.is_young
         found = []
         for member in self._members:
             p = self.progress[member]
             if member == own_id:
-                found.append(MemberAcks(member, p.match_index, self._log.applied_index, True))
+                applied_index = self._log.applied_index if tells_applied else 0
+                found.append(MemberAcks(member, p.match_index, applied_index, True))
             else:
                 is_heard = p.was_heard_lately or (is_young and not p.recovering_run)
                 found.append(MemberAcks(member, p.counted_index, p.applied_index, is_heard))

@@ -352,7 +352,8 @@ class Raft(Proposing):
         """The state machine is current through `index`."""
         self.log.applied_to(index)
         self._release_applies(index)
-        self._is_ack_news = self._follows_acks
+        if self._follows_acks:
+            self._note_applied()
 
     def _release_applies(self, index: LogIndex) -> None:
         while self._apply_inflight and self._apply_inflight[0][0] <= index:

@@ -3,7 +3,9 @@
 1->2 Append T3 prev=4@2 [5@3 noop, 6@3 a] commit=4
 2->1 AppendReply T3 match=6          2->1 AppendReply T3 refused=4 hint=2@1
 
-A configuration is (1 2 3), a joint one (1 4 5)&(1 2 3), the new half first; `auto` ends by itself.
+A configuration is (1 2 3), a joint one (1 4 5)&(1 2 3), the new half first; `auto` ends by itself. With an
+ack policy `ack=SYNC[2 before_apply fail]`. In Acks a member that is not heard has a `?`, and `/4` is what it has
+applied.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from raft.core import messages as m
+from raft.core.ack_types import AckPolicy, AckStage
 from raft.core.errors import ChangeRefusal
 from raft.core.membership_codec import decode_membership
 from raft.core.ready import MembershipView, Ready
@@ -38,7 +41,28 @@ def show_membership(membership: Membership) -> str:
     for name in ("learners", "learners_next", "removed"):
         ids = getattr(membership, name)
         text += f" {name}={_ids(ids)}" if ids else ""
+    for member, labels in membership.labels:
+        text += f" {member}:" + ",".join(f"{name}={value}" for name, value in labels)
+    if membership.ack.policy.is_on:
+        text += f" ack={membership.ack.state.name}[{_show_policy(membership.ack.policy)}]"
     return text + (" auto" if membership.auto_leave else "")
+
+
+def _show_policy(policy: AckPolicy) -> str:
+    required = policy.requirement
+    words = [str(required.replicas)] * bool(required.replicas) + list(map(str, required.rules))
+    words += [required.stage.value] * (required.stage is AckStage.APPLIED)
+    return " ".join([*words, policy.wait_point.value, policy.on_timeout.value])
+
+
+def show_acks(members: Iterable[m.MemberAcks]) -> str:
+    """1=5 2=5/4 3=3?"""
+    return " ".join(
+        f"{one.node_id}={one.persisted_index}"
+        + (f"/{one.applied_index}" if one.applied_index else "")
+        + ("" if one.is_heard else "?")
+        for one in members
+    )
 
 
 def show_view(view: MembershipView) -> str:
@@ -51,6 +75,7 @@ def show_view(view: MembershipView) -> str:
 def _show_change(change: MembershipChange) -> str:
     groups = {"voters": change.voters, "learners": change.learners, "removes": change.removes}
     words = [f"{name}={_ids(ids)}" for name, ids in groups.items() if ids]
+    words += [f"ack=[{_show_policy(change.ack)}]"] if change.ack is not None else []
     return " ".join(["leaves"] * change.leaves + words)
 
 
@@ -101,6 +126,12 @@ def _show_body(message: m.Message) -> str:
             return "HeartbeatReply" + _read(message.read_position) + _recovering(message.recovering)
         case m.RecoveryGoal():
             return f"RecoveryGoal run={message.run_id} index={message.index}"
+        case m.Acks():
+            return f"Acks {show_acks(message.members)}" + (" tell" if message.wants_applied else "")
+        case m.AckInterest():
+            return "AckInterest" + (" applied" if message.wants_applied else "")
+        case m.Applied():
+            return f"Applied {message.index}"
         case m.ReadIndex():
             return f"ReadIndex upto={message.position} run={message.run_id}"
         case m.ReadIndexReply():
@@ -161,6 +192,8 @@ def show_ready(ready: Ready) -> Iterable[str]:
     for answer in ready.changes:
         what = _show_answer(answer.index, answer.refusal, answer.refused_id)
         yield f"change of ticket {answer.ticket} {what}"
+    if ready.acks is not None:
+        yield f"acks by {ready.acks.leader or '-'}: {show_acks(ready.acks.members.values())}".rstrip()
     if ready.membership is not None:
         yield f"members: {show_view(ready.membership)}"
     for member in ready.snapshots_wanted:

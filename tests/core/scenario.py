@@ -10,6 +10,9 @@ outputs anew; the diff is then the review.
     campaign 1                  tick 2 [n=20]         timeout 2 15  (election timeout in ticks)
     propose 1 a b               read 2
     change 1 [add=4,5] [promote=4] [learner=6] [demote=2] [remove=3] [explicit] [not-strict]
+    ack 1 2 [before] [degrade]  set the ack policy: so many others; timeout and hold in ticks; 0: off
+      [timeout=5] [hold=10]
+    label 1 2 zone=dr           label a member
     leave 1                     end a joint configuration that does not end by itself
     transfer 1 [3]              hand leadership over
     ready 1                     take one Ready: messages leave, the write and the entries to apply queue up
@@ -38,6 +41,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from raft.core.ack_types import AckPolicy, AckRequirement, OnTimeout, WaitPoint
 from raft.core.config import Config
 from raft.core.errors import RaftError
 from raft.core.messages import Message
@@ -236,6 +240,21 @@ class Scenario:
             is_strict="not-strict" not in words,
         )
         self._change(self._live(words[0]), change)
+
+    def do_ack(self, words: list[str]) -> None:
+        node = self._live(words[0])
+        policy = AckPolicy(
+            AckRequirement(int(words[1])),
+            wait_point=WaitPoint.BEFORE_APPLY if "before" in words else WaitPoint.AFTER_APPLY,
+            on_timeout=OnTimeout.DEGRADE if "degrade" in words else OnTimeout.FAIL,
+            wait_timeout_ms=_number(words, "timeout", 5) * node.config.tick_ms,
+            recover_hold_ms=_number(words, "hold", 10) * node.config.tick_ms,
+        )
+        self._change(node, MembershipChange(ack=policy))
+
+    def do_label(self, words: list[str]) -> None:
+        labels = tuple(sorted((name, value) for name, value in (word.split("=") for word in words[2:])))
+        self._change(self._live(words[0]), MembershipChange(labels=((int(words[1]), labels),)))
 
     def do_leave(self, words: list[str]) -> None:
         self._change(self._live(words[0]), MembershipChange(leaves=True))
