@@ -26,7 +26,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc.aio
@@ -88,6 +88,10 @@ class _Replies:
 
     revision: int
     bytes_of: dict[str, int]
+    """Of the first endpoint."""
+    more_of: dict[str, int] = field(default_factory=dict)
+    """By how many bytes those of each endpoint are longer, or shorter: an id of a member, which is in each,
+    takes eight to ten."""
 
 
 def measure(options: Options) -> Figures:
@@ -153,7 +157,7 @@ def _bodies(options: Options) -> dict[str, bytes]:
 
 
 async def _ask(options: Options) -> _Replies:
-    """Put the key once and get it once."""
+    """Put the key once, and get it once from each endpoint."""
     bodies = _bodies(options)
     async with grpc.aio.insecure_channel(options.endpoints[0]) as channel:
         try:
@@ -161,9 +165,18 @@ async def _ask(options: Options) -> _Replies:
             read = await unary(channel, RANGE)(bodies["get"], timeout=options.timeout_s)
         except grpc.aio.AioRpcError as error:
             raise DriverError(f"{options.endpoints[0]}: {error.code().name}: {error.details()}") from None
+    more_of = {}
+    for endpoint in options.endpoints[1:]:
+        async with grpc.aio.insecure_channel(endpoint) as channel:
+            try:
+                there = await unary(channel, RANGE)(bodies["get"], timeout=options.timeout_s)
+            except grpc.aio.AioRpcError as error:
+                raise DriverError(f"{endpoint}: {error.code().name}: {error.details()}") from None
+            more_of[endpoint] = len(there) - len(read)
     return _Replies(
         PutResponse.FromString(written).header.revision,
         {"put": len(written) + _FRAME_BYTES, "get": len(read) + _FRAME_BYTES},
+        more_of,
     )
 
 
@@ -230,26 +243,26 @@ def _judge(
     """Find the errors, and those that h2load took for successes: these are no successes after all."""
     for op in {stream.op for stream in streams}:
         failed = tally.unknown if op == "put" else tally.errors
-        done = data_bytes = 0
+        done = empty = 0
         for stream, output in zip(streams, outputs, strict=True):
             if stream.op != op:
                 continue
             totals, data = _TOTALS.search(output), _DATA.search(output)
             assert totals is not None and data is not None
             done += int(totals[1])
-            data_bytes += int(data[1])
+            # A reply grows by a byte now and then, with the revision in it. Divided by the smallest, the
+            # bytes are those of at least so many replies; by the largest, of at most so many.
+            smallest = min(one.bytes_of[op] + one.more_of.get(stream.endpoint, 0) for one in (before, after))
+            empty += max(0, int(totals[1]) - int(data[1]) // smallest)
             for name, count in (("failed", totals[3]), ("errored", totals[4]), ("timeout", totals[5])):
                 if int(count):
                     failed[f"h2load: {name}"] += int(count)
-        # A reply grows by a byte now and then, with the revision in it. Divided by the smallest, the bytes
-        # are those of at least so many replies; by the largest, of at most so many.
-        empty = done - data_bytes // min(before.bytes_of[op], after.bytes_of[op])
-        if empty > 0:
+        if empty:
             failed["reply without a body: a gRPC error"] += empty
         lost = done - (after.revision - before.revision - 1) if op == "put" else 0
-        if lost > max(0, empty):
-            failed["answered, but the revision did not grow by it"] += lost - max(0, empty)
-        tally.ok[op] -= max(0, empty, lost)
+        if lost > empty:
+            failed["answered, but the revision did not grow by it"] += lost - empty
+        tally.ok[op] -= max(empty, lost)
 
 
 def _children_cpu_s() -> float:

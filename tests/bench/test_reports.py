@@ -159,6 +159,19 @@ def test_h2loads_replies_without_a_body_are_failures() -> None:
     assert (nothing.ok["put"], nothing.unknown.total()) == (0, 100)
 
 
+def test_h2loads_replies_of_a_member_with_a_short_id_are_no_failures() -> None:
+    """About one of a hundred was, for the replies of all members were taken to be as long as the first's."""
+    endpoints = ("127.0.0.1:1", "127.0.0.1:2")
+    streams = [h2load_driver._Stream("put", endpoint, 1, 1, 0, "log") for endpoint in endpoints]
+    replies = h2load_driver._Replies(1000, {"put": 40}, {endpoints[1]: -1})
+    after = h2load_driver._Replies(1201, {"put": 40}, {endpoints[1]: -1})
+    for second, failures in ((3900, 0), (3861, 1)):
+        tally = Tally(ok=Counter({"put": 200}))
+        outputs = [OUTPUT.format(done=100, failed=0, bytes=size) for size in (4000, second)]
+        h2load_driver._judge(tally, streams, outputs, replies, after)
+        assert (tally.ok["put"], tally.failed_total) == (200 - failures, failures)
+
+
 def test_h2loads_puts_that_the_store_does_not_have_are_failures() -> None:
     tally = judged("put", replied=4000, grown=97)
     assert (tally.ok["put"], tally.unknown.total()) == (97, 3)
