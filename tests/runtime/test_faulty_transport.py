@@ -380,6 +380,7 @@ def test_nothing_comes_after_the_stop() -> None:
         a.transport.send([proposal(1), heartbeat(1)])
         b.transport.send([heartbeat(2, 2, 1)])
         await asyncio.sleep(0.15)
+        a.transport.send([heartbeat(3)])
         await a.transport.stop()
         await b.transport.stop()
         sent: list[m.Message] = []
