@@ -225,6 +225,13 @@ def test_an_unknown_write_may_take_effect_late(scribe: Scribe) -> None:
     assert check_linearizable(scribe.operations)
 
 
+def test_the_search_begins_with_what_was_there(scribe: Scribe) -> None:
+    before = kv(A, b"0", 1, 1, 1)
+    scribe.ok(0, 10, Range(A), 1, RangeResult((before,)))
+    assert check_linearizable(scribe.operations, initial={A: before}) == []
+    assert len(check_linearizable(scribe.operations)) == 1
+
+
 def test_the_search_shows_the_shortest_beginning_that_is_wrong(scribe: Scribe) -> None:
     for i in range(40):
         scribe.ok(20 * i, 20 * i + 25, Put(A, b"%d" % i), i + 2, PutResult())
