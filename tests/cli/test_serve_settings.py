@@ -79,6 +79,13 @@ def test_switches_are_given_as_to_etcd() -> None:
     assert not settings(env={"QUORUMLOG_STRICT_RECONFIG_CHECK": "false"}).strict_reconfig_check
 
 
+def test_faults_are_injected_only_where_that_was_asked_for() -> None:
+    assert not settings().is_fault_injection_enabled
+    assert settings("--enable-fault-injection").is_fault_injection_enabled
+    assert settings(env={"QUORUMLOG_ENABLE_FAULT_INJECTION": "true"}).is_fault_injection_enabled
+    assert faults("--enable-fault-injection=maybe") == ["--enable-fault-injection 'maybe': true or false"]
+
+
 def test_a_member_that_was_added_is_told_of_all_others() -> None:
     config = settings(*THREE, "--initial-cluster-state", "existing", "--max-learners", "3")
     assert config.is_joining and config.learners_max == 3

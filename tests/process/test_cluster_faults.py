@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from .cluster import LocalCluster, run
 from .rpc import Rpc
 from .test_cluster_sh import Script
 from .test_cluster_sh import script as script
@@ -131,6 +133,16 @@ def test_the_log_says_that_faults_may_be_injected(script: Script) -> None:
     assert path.is_socket() and path.stat().st_mode & 0o777 == 0o600
     script.ok("stop")
     assert not path.exists()
+
+
+@pytest.mark.ours
+async def test_who_was_not_asked_to_offers_no_faults(shared: LocalCluster) -> None:
+    data_dir = shared.members[0].data_dir
+    assert not (data_dir / "faults.sock").exists()
+    status, _, said = await run(
+        sys.executable, "-m", "quorumlog", "fault", "heal", "--data-dir", str(data_dir)
+    )
+    assert status == 3 and "--enable-fault-injection" in said
 
 
 @pytest.mark.parametrize(
