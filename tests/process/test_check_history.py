@@ -19,12 +19,13 @@ from .workload import Workload, keep
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "record_history.py"
 LOAD = 100
+COMMAND_S_MAX = 120.0
 QUORUMLOG = (sys.executable, "-m", "quorumlog")
 
 
 async def check(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
     command = [*QUORUMLOG, "check-history", *map(str, arguments), "-o", "json"]
-    status, printed, complaint = await run(*command)
+    status, printed, complaint = await run(*command, timeout_s=COMMAND_S_MAX)
     assert not complaint, complaint
     return status, json.loads(printed)
 
