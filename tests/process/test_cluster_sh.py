@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,12 +295,22 @@ def test_a_day_in_the_life(script: Script) -> None:
 
 
 def test_start_resumes_what_is_paused(script: Script) -> None:
-    script.ok("start")
+    script.ok("start", QUORUMLOG_CLUSTER_LABELS="zone=a zone=b,rack=1")
     pids = script.column("PID")
     script.ok("pause", "2")
     script.ok("start")
     assert script.column("STATE") == ["running"] * 3
     assert script.column("PID") == pids
+
+    def labels() -> dict[str, dict[str, str]]:
+        members = json.loads(script.ok("ctl", "ack", "show", "-o", "json"))["members"]
+        return {member["name"]: member["labels"] for member in members}
+
+    # each has its own committed a moment after it serves
+    deadline = time.monotonic() + 30
+    while len([1 for found in labels().values() if found]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert labels() == {"n1": {"zone": "a"}, "n2": {"rack": "1", "zone": "b"}, "n3": {}}
 
 
 def test_two_clusters_side_by_side(script: Script, tmp_path: Path) -> None:
