@@ -113,16 +113,19 @@ def _lanes(operations: Sequence[Operation]) -> tuple[list[Lane], dict[int, int]]
     owners: list[tuple[str, list[int]]] = []
     lane_of: dict[int, int] = {}
     for process in sorted(first, key=lambda process: (home[process], first[process], process)):
-        lanes = free[home[process]]
-        if lanes and lanes[0][0] < first[process]:
-            _, lane = heapq.heappop(lanes)
+        idle = free[home[process]]
+        if idle and idle[0][0] < first[process]:
+            _, lane = heapq.heappop(idle)
             owners[lane][1].append(process)
         else:
             lane = len(owners)
             owners.append((home[process], [process]))
         lane_of[process] = lane
-        heapq.heappush(lanes, (last[process], lane))
-    return [Lane(_lane_name(node, own)) for node, own in owners], lane_of
+        heapq.heappush(idle, (last[process], lane))
+    order = sorted(range(len(owners)), key=lambda lane: (owners[lane][0], min(owners[lane][1])))
+    place = {lane: number for number, lane in enumerate(order)}
+    lanes = [Lane(_lane_name(*owners[lane])) for lane in order]
+    return lanes, {process: place[lane] for process, lane in lane_of.items()}
 
 
 def _lane_name(node: str, processes: Sequence[int]) -> str:

@@ -102,7 +102,7 @@ SCRIPT: Final = r"""
   context.font = FONT;
   const label = lane => lane.name;
   const labels = lanes.slice(0, 400).map(lane => context.measureText(label(lane)).width);
-  const gutter = Math.min(230, 26 + Math.max(60, ...labels));
+  const gutter = Math.min(230, 26 + Math.max(82, ...labels));
   let from = 0, to = Math.max(total, 1), width = 0, height = 0, colours = {}, hatch = null, pending = false;
   let hovered = -1;
 
