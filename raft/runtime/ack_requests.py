@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from raft.core.ack_types import ACK_REPLICAS_MAX, TIMEOUT_MS_MAX, AckStage, AckState
@@ -24,18 +24,16 @@ class AckRequest:
     """None: as the cluster has it."""
     timeout_ms: int | None = None
     """From the moment in which the write is applied here. None: as the cluster has it."""
+    asks: bool = field(init=False, compare=False, repr=False)
+    """Whether it needs to know more than the policy does. A stage alone asks of those whom the policy asks
+    for: of nobody, where it is off."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.replicas <= ACK_REPLICAS_MAX:
             raise ValueError(f"{self.replicas} acknowledging replicas; 0 to {ACK_REPLICAS_MAX}")
         if self.timeout_ms is not None and not 1 <= self.timeout_ms <= TIMEOUT_MS_MAX:
             raise ValueError(f"timeout_ms is {self.timeout_ms}; 1 to {TIMEOUT_MS_MAX}")
-
-    @property
-    def asks(self) -> bool:
-        """Whether it needs to know more than the policy does. A stage alone asks of those whom the policy
-        asks for: of nobody, where it is off."""
-        return self.replicas > 0 or self.stage is AckStage.APPLIED
+        object.__setattr__(self, "asks", self.replicas > 0 or self.stage is AckStage.APPLIED)
 
     @property
     def wants_applied(self) -> bool:

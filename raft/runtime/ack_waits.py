@@ -119,9 +119,9 @@ class AckWaits:
     # Interest
 
     def expect(self, request: AckRequest) -> None:
-        """A proposal with `request` begins its way."""
+        """A proposal with `request`, which asks, begins its way."""
         self._note(request, 1)
-        if request.asks and (self._asking == 1 or (request.wants_applied and self._asking_applied == 1)):
+        if self._asking == 1 or (request.wants_applied and self._asking_applied == 1):
             self.want()
 
     def left(self, request: AckRequest) -> None:

@@ -154,7 +154,7 @@ class Proposals:
             # Nothing is taken from here while a write hangs in the disk; what has expired stays behind.
             self._fresh = [number for number in self._fresh if number in self._waiters]
         self._deadlines.add(due_s, sequence)
-        if ack is not None:
+        if ack is not None and ack.asks:
             self._acks.expect(ack)
         self._stats.proposals += 1
         return future
@@ -310,7 +310,7 @@ class Proposals:
         if waiter is None:
             return None
         self._bytes -= len(waiter.payload)
-        if waiter.ack is not None:
+        if waiter.ack is not None and waiter.ack.asks:
             self._acks.left(waiter.ack)
         batch = waiter.batch
         if batch is not None:

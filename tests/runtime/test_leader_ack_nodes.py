@@ -13,6 +13,7 @@ from raft import (
     AckPolicy,
     AckRequirement,
     AcksMissing,
+    ConfigError,
     LeaderAck,
     LeaderAckRefused,
     NodeId,
@@ -130,6 +131,8 @@ async def test_each_condition_refuses_and_nothing_is_appended(tmp_path: Path) ->
 
 
 async def test_it_is_not_there_unless_the_settings_allow_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unreplicated_entries_max must be .* unreplicated_ms_max must"):
+        Cluster(tmp_path, unreplicated_entries_max=0, unreplicated_ms_max=0).config(1)
     async with Cluster(tmp_path) as cluster:
         with pytest.raises(LeaderAckRefused, match="settings forbid"):
             await put(cluster, await cluster.leader(), "x")
