@@ -20,10 +20,12 @@ ASK_TIMEOUT_S = 5.0
 
 
 async def partition(cluster: LocalCluster, *sides: Sequence[int]) -> None:
-    """Let nothing pass between members of different sides, in both directions. All cuts before are lifted."""
+    """Let nothing pass between members of different sides, in both directions. All cuts before are lifted.
+
+    By their URLs, since a name is known only once a member has published it."""
     requests = {}
     for side in sides:
-        others = [cluster.members[index].name for other in sides if other is not side for index in other]
+        others = [cluster.members[index].peer_url for other in sides if other is not side for index in other]
         changes: list[dict[str, Any]] = [{"peers": "all", "cut": False}, {"peers": others, "cut": True}]
         requests |= {index: {"op": "set", "links": changes} for index in side}
     await _tell(cluster, requests)
@@ -33,8 +35,8 @@ async def cut_one_way(cluster: LocalCluster, senders: Sequence[int], receivers: 
     """Let nothing pass from one of the first to one of the second. What goes the other way still does."""
     requests: dict[int, Any] = {}
     for direction, own, others in (("out", senders, receivers), ("in", receivers, senders)):
-        names = [cluster.members[index].name for index in others]
-        change = {"peers": names, "direction": direction, "cut": True}
+        urls = [cluster.members[index].peer_url for index in others]
+        change = {"peers": urls, "direction": direction, "cut": True}
         requests |= {index: {"op": "set", "links": [change]} for index in own}
     await _tell(cluster, requests)
 
