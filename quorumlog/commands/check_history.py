@@ -87,15 +87,14 @@ def add_arguments(subparsers: Any) -> None:
 
 
 def run_check(args: argparse.Namespace) -> Exit:
-    progress = _Progress()
-    history = _read_history(args.file, progress)
-    evidence = _evidence(args, progress)
-    if args.endpoints is not None:
-        asked = _ask_members(args, evidence, progress)
-        if asked != Exit.OK:
-            return asked
-    report = _check(args, history, evidence, progress)
-    progress.end()
+    with _Progress() as progress:
+        history = _read_history(args.file, progress)
+        evidence = _evidence(args, progress)
+        if args.endpoints is not None:
+            asked = _ask_members(args, evidence, progress)
+            if asked != Exit.OK:
+                return asked
+        report = _check(args, history, evidence, progress)
     drawn = _draw(args, report)
 
     def show(output: Output) -> None:
@@ -250,7 +249,10 @@ class _Progress:
             self._told_s, self._is_there = now_s, True
             print(f"\r\033[K{text} ", end="", file=sys.stderr, flush=True)
 
-    def end(self) -> None:
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._is_there:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 

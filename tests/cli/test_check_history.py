@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from kvstore.checking import state_file
 from kvstore.checking.history import History, Mark, Put, PutResult, Range, RangeResult
 from kvstore.checking.history_file import save_history
 from quorumlog.cli import main
+from quorumlog.commands import check_history
 from tests.checking.histories import A, B, Scribe, kv
 from tests.cli.helpers import assert_one_line, quorumlog
 
@@ -88,6 +91,29 @@ def test_a_search_that_ends_at_its_limit_is_no_pass(
     status, out, _ = run(capfdbinary, save(scribe), "--wgl", "--steps-max", "1")
     assert status == 4
     assert "not decided" in out.splitlines()[0]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_to_people_and_wiped_away(
+    scribe: Scribe, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before an error. That others see none of it, the tests above say."""
+    path = save(scribe)
+    monkeypatch.setattr(check_history, "_PROGRESS_PAUSE_S", 0.0)
+    for arguments, told in (
+        ([path, "--wgl"], "searching an order: key 2 of 2"),
+        ([path, "--log", "."], "log in ."),
+    ):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        main(["check-history", *arguments])
+        shown, _, rest = terminal.getvalue().rpartition("\r\033[K")
+        assert told in shown
+        assert rest == "" or rest.startswith("quorumlog check-history: . is no data directory")
 
 
 def test_the_final_state(
