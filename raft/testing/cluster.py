@@ -25,12 +25,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from raft.core.ack_policy import AckView
 from raft.core.messages import AppendEntriesReply, Message, RequestVoteReply
 from raft.core.ready import MembershipView, StorageAppend
 from raft.core.types import Entry, HardState, LogIndex, Membership, NodeId, SnapshotMeta, Term
 from raft.testing.configurations import ConfigurationTrace
 from raft.testing.invariants import (
     acknowledged_entries_are_durable,
+    acks_are_of_this_leader,
     applied_in_order_once,
     commit_by_configuration,
     commit_is_within_log,
@@ -50,6 +52,7 @@ from raft.testing.invariants import (
     newest_configuration_counts,
     one_change_at_a_time,
     one_vote_a_term,
+    policy_is_met,
     promises_survive_loss,
     recovering_grants_nothing,
     recovering_is_remembered,
@@ -222,6 +225,10 @@ class Cluster:
         if any(new is not old for new, old in zip(seen, record.believed, strict=True)):
             self._run(newest_configuration_counts, record, view)
             record.believed = seen
+
+    def knows(self, node_id: NodeId, view: AckView) -> None:
+        """What a core takes the members to have, at the end of a step."""
+        self._run(acks_are_of_this_leader, self, self.nodes[node_id], view)
 
     def crashed(self, node_id: NodeId) -> None:
         record = self.nodes[node_id]
@@ -446,6 +453,7 @@ class Cluster:
         self._run(commit_is_within_log, record, commit_index, last)
         if still_leads and commit_index != record.offered_index:
             self._run(leader_commits_own_term, record, commit_index, led)
+            self._run(policy_is_met, self, record, commit_index)
         low, record.commit_index = record.commit_index, commit_index
         known = len(self.committed)
         for index in range(low + 1, commit_index + 1):
@@ -477,6 +485,15 @@ class Cluster:
             self._run(commit_by_configuration, self, record, record.commit_index, counting)
             if record.configurations.newest_index == self.configurations.newest_index:
                 self.outgoing_index = record.commit_index
+
+    def has_durably(self, node_id: NodeId, entry: Entry) -> bool:
+        """Whether a node has `entry` durably. One that lost data had it once; what it gets while it is
+        recovering it does not have."""
+        record = self.nodes.get(node_id)
+        if record is None:
+            return False
+        log = record.promised if record.is_recovering else record.durable
+        return entry.index < len(log) and log[entry.index].term == entry.term
 
     def durable_match_of(self, node_id: NodeId) -> LogIndex:
         """Return through which index a node has the committed log durably: 0 if it was never started. One

@@ -140,6 +140,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "leaders_removed",
         "members_ended",
     ),
+    "the ack policy": (
+        "policies_asked",
+        "policies_refused",
+        "policies_set",
+        "labels_set",
+        "commits_held",
+        "gates_lifted",
+        "ack_degrades",
+        "ack_recoveries",
+        "ack_returns",
+        "acks_known_elsewhere",
+    ),
     "broken while the rest must serve": (
         "calm_but_down",
         "calm_but_paused",
@@ -170,8 +182,8 @@ NOT_IN_SHELL = frozenset(
 
 NOT_IN_RUNTIME = frozenset(
     {"messages_duplicated", "messages_reordered", "proposals_skipped", "snapshots_restarted"}
-)
-"""What a Transport never does, and what a real node does not tell."""
+) | set(GROUPS["the ack policy"])
+"""What a Transport never does, what a real node does not tell, and what nobody asks of one here."""
 
 REACHED = tuple(name for names in GROUPS.values() for name in names)
 

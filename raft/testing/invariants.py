@@ -6,12 +6,15 @@ Sections are those of the Raft paper (extended version) unless stated.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from raft.core.ack_policy import AckView
+from raft.core.ack_types import AckState, WaitPoint
 from raft.core.errors import InvariantViolation
 from raft.core.messages import AppendEntriesReply, RequestVoteReply
 from raft.core.ready import MembershipView
-from raft.core.types import Entry, HardState, LogIndex, Membership, NodeId, SnapshotMeta, Term
+from raft.core.types import Entry, EntryKind, HardState, LogIndex, Membership, NodeId, SnapshotMeta, Term
 from raft.testing.configurations import described, majority_value, quorum_value
 
 if TYPE_CHECKING:
@@ -176,6 +179,56 @@ def commit_by_configuration(
         )
 
 
+def policy_is_met(cluster: Cluster, record: NodeRecord, index: LogIndex) -> None:
+    """With `before_apply`, in the state SYNC, a leader commits a command only if the members that the policy
+    asks for have it durably, or an entry that is no command stands behind it (5.3 and 5.4 ask for less;
+    ARCHITECTURE 6; ADR 0015)."""
+    membership, entry = record.configurations.at(index), record.log[index]
+    policy = membership.ack.policy
+    is_gated = policy.wait_point is WaitPoint.BEFORE_APPLY and membership.ack.state is AckState.SYNC
+    if not is_gated or entry.kind != EntryKind.COMMAND:
+        return
+    required = policy.requirement
+    counts = membership.voters
+    if required.counts_learners:
+        counts |= membership.learners | membership.learners_next
+    having = {member for member in sorted(counts) if cluster.has_durably(member, entry)}
+    labels = [pair for member, pairs in membership.labels if member in having for pair in pairs]
+    fits = [
+        labels.count((rule.label, rule.value)) >= rule.count
+        if rule.value
+        else len({value for name, value in labels if name == rule.label}) >= rule.count
+        for rule in required.rules
+    ]
+    if len(having - {record.node_id}) < required.replicas or not all(fits):
+        raise Violation(
+            "policy_is_met",
+            f"node {record.node_id} commits {index} in {described(membership)} under {required};"
+            f" {sorted(having)} have it",
+        )
+
+
+def acks_are_of_this_leader(cluster: Cluster, record: NodeRecord, view: AckView) -> None:
+    """What a node takes others to have of its leader's log they have: nothing that was said in another term
+    counts, and nothing of a member that lost it (5.3, matchIndex; matrix A5, A10)."""
+    leader = cluster.nodes.get(view.leader)
+    if view.term != record.term or leader is None or leader.leader_in != view.term:
+        return
+    for acks in view.members.values():
+        index = acks.persisted_index
+        if acks.node_id not in cluster.nodes or not index:
+            continue
+        if cluster.nodes[acks.node_id].term > view.term:
+            # The leader was deposed, and its successor may have put something else there.
+            continue
+        if index > leader.last_index or not cluster.has_durably(acks.node_id, leader.log[index]):
+            raise Violation(
+                "acks_are_of_this_leader",
+                f"node {record.node_id} takes {acks.node_id} to have {index} of leader {view.leader} in term"
+                f" {view.term}",
+            )
+
+
 def votes_only_from_voters(cluster: Cluster, record: NodeRecord, term: Term) -> None:
     """A leader has the votes of a quorum of the newest configuration in its log, in both halves if it is
     joint; nobody else's vote counts (5.2; dissertation 4.1 to 4.3; trap 27)."""
@@ -197,24 +250,32 @@ def votes_only_from_voters(cluster: Cluster, record: NodeRecord, term: Term) -> 
 
 def one_change_at_a_time(record: NodeRecord, entry: Entry) -> None:
     """A leader changes the membership when the change before it and an entry of its own term are committed,
-    and whenever voters change, by way of a joint configuration; an id that was removed never comes back
-    (dissertation 4.1, 4.3, and its errata on the single-server change; traps 41 and 47)."""
+    and whenever voters change, by way of a joint configuration; an id that was removed never comes back. Only
+    a state of the ack policy waits for no change before it (dissertation 4.1, 4.3, and its errata on the
+    single-server change; traps 41 and 47)."""
     trace = record.configurations
     index = trace.index_at(entry.index - 1)
     before, after = trace.at(index), trace.at(entry.index)
     wrong = ""
-    if index > record.commit_index:
+    is_state = after.ack.state is not before.ack.state and replace(after, ack=before.ack) == before
+    if index > record.commit_index and not (is_state and after.ack.policy == before.ack.policy):
         wrong = "is not committed"
     elif record.log[record.commit_index].term != entry.term:
         wrong = "was followed by no committed entry of this term"
-    elif before.is_joint and (
-        after.is_joint
-        or after.voters != before.voters
-        or after.learners != before.learners | before.learners_next
+    elif (
+        before.is_joint
+        and not is_state
+        and (
+            after.is_joint
+            or after.voters != before.voters
+            or after.learners != before.learners | before.learners_next
+        )
     ):
         wrong = "ends in another one"
-    elif not before.is_joint and after.voters_outgoing != (
-        before.voters if after.voters != before.voters else frozenset()
+    elif (
+        not before.is_joint
+        and not is_state
+        and after.voters_outgoing != (before.voters if after.voters != before.voters else frozenset())
     ):
         wrong = "has other voters, and is not left jointly"
     elif not before.members - after.members <= set(after.removed) or not set(before.removed) <= set(
@@ -485,6 +546,8 @@ INVARIANTS = (
     commit_by_configuration,
     votes_only_from_voters,
     one_change_at_a_time,
+    policy_is_met,
+    acks_are_of_this_leader,
     newest_configuration_counts,
     configuration_survives_restart,
     snapshot_has_its_configuration,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from raft.testing.profile import MembershipSettings, Profile
+from raft.testing.profile import AckFaults, MembershipSettings, Profile
 
 STOPS = "stops"
 """Nodes that stop in order: of real ones only, and no setting of a profile."""
@@ -58,6 +58,7 @@ PARTS: dict[str, Callable[[Profile], Profile]] = {
     "compaction": _within("snapshots", compacts=False),
     "lost-states": _without_lost_states,
     "lost-data": _fields(lose_data=0.0),
+    "acks": _fields(acks=AckFaults()),
     "unasked-snapshots": _within("snapshots", unasked_ticks=0.0, send_again=0.0),
     "broken-pipes": _within("snapshots", break_piece=0.0, piece_delay_max=0),
     "drops": _within("network", drop=0.0),

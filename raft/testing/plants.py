@@ -19,6 +19,20 @@ from raft.core.raft import Raft
 from raft.core.ready import ReadState, Ready, Role
 from raft.core.types import Entry, HardState, LogIndex, LogPosition, SnapshotMeta, Term
 from raft.runtime.state_machine import SnapshotSource
+from raft.testing.ack_plants import (
+    BelievesAnOldLeader,
+    CountsWhoGoes,
+    DegradesBeforeTheCommit,
+    GateAboveTheMajority,
+    GateForgetsControlEntries,
+    LeaderIsItsOwnReplica,
+    PolicyCountsTheRecovering,
+    policies_and_lasting_faults,
+    policies_and_lost_data,
+    policies_and_members_change,
+    policies_are_set,
+    policies_ask_for_few,
+)
 from raft.testing.core_plants import (
     AnyRequestPutsElectionOff,
     ComparesLengthOnly,
@@ -245,6 +259,29 @@ LOST_DATA_PLANTS = (
     ),
 )
 
+_MET = frozenset({"policy_is_met"})
+
+ACK_PLANTS = (
+    Plant(
+        "gate-forgets-control-entries",
+        GateForgetsControlEntries,
+        frozenset(),
+        weather=policies_and_lasting_faults,
+    ),
+    Plant("gate-above-the-majority", GateAboveTheMajority, frozenset(), weather=policies_ask_for_few),
+    Plant("degrades-before-the-commit", DegradesBeforeTheCommit, _MET, weather=policies_are_set),
+    Plant("counts-who-goes", CountsWhoGoes, _MET, weather=policies_and_members_change),
+    Plant("policy-counts-the-recovering", PolicyCountsTheRecovering, _MET, weather=policies_and_lost_data),
+    Plant("leader-is-its-own-replica", LeaderIsItsOwnReplica, _MET, weather=policies_are_set),
+    Plant(
+        "believes-an-old-leader",
+        BelievesAnOldLeader,
+        frozenset({"acks_are_of_this_leader"}),
+        weather=policies_are_set,
+    ),
+)
+"""What they do to the policy no client sees: it asks for more than consensus does."""
+
 PLANTS = {
     plant.name: plant
     for plant in (
@@ -341,6 +378,7 @@ PLANTS = {
             weather=somebody_stays_deaf,
         ),
         *LOST_DATA_PLANTS,
+        *ACK_PLANTS,
     )
 }
 """By name, as `--plant` takes it."""

@@ -21,6 +21,9 @@ WEATHER_SHARE = 0.4
 LOST_DATA_SHARE = 0.3
 """In how many of the seeds whose members do not change disks lose what was synced (lost_data.py)."""
 
+ACKS_SHARE = 0.25
+"""Of the seeds that have ack policies (acks.py)."""
+
 LASTING_SHARE = 0.6
 """In how many of them faults stop for a quorum only (calm.py)."""
 
@@ -118,6 +121,20 @@ class MembershipSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AckFaults:
+    """What is done to the ack policy (acks.py)."""
+
+    change_ticks: float = 0.0
+    """Pause between wishes for another policy, or other labels."""
+    interest_ticks: float = 0.0
+    """Pause between questions for what members have."""
+    for_good: bool = False
+    """The first policy that is set stays, with before_apply."""
+    replicas: int = 0
+    """How many others that asks for; 0 for all."""
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """Everything that a seed decides before its first step."""
 
@@ -167,6 +184,7 @@ class Profile:
     """Members may be told that nobody listens somewhere (refusals.py)."""
     lose_data: float = 0.0
     """Probability that a node which starts has lost the end of its log (lost_data.py)."""
+    acks: AckFaults = AckFaults()
 
 
 def draw_profile(random: Random) -> Profile:
@@ -237,7 +255,15 @@ def draw_profile(random: Random) -> Profile:
         profile = replace(profile, weather=replace(profile.weather, lasting=draw_lasting(random)))
     if profile.membership.is_fixed and random.random() < LOST_DATA_SHARE:
         profile = disks_lose_data(profile, random)
-    return profile
+    return replace(profile, acks=draw_acks(random)) if random.random() < ACKS_SHARE else profile
+
+
+def draw_acks(random: Random) -> AckFaults:
+    return AckFaults(
+        change_ticks=random.choice((10.0, 30.0, 100.0)),
+        interest_ticks=random.choice((0.0, 10.0)),
+        for_good=random.random() < 0.5,
+    )
 
 
 def disks_lose_data(profile: Profile, random: Random) -> Profile:

@@ -98,6 +98,9 @@ class RuntimeSimulation(Simulation):
         self._made.append(node)
         return node
 
+    def _make_ack_operator(self) -> None:
+        """Nobody sets a policy here yet."""
+
     def _make_client(self, number: int) -> Client:
         return RuntimeClient(self, number)
 

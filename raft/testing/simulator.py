@@ -27,6 +27,7 @@ from raft.core.config import Config
 from raft.core.messages import Message, RequestVote, RequestVoteReply
 from raft.core.raft import Raft
 from raft.core.types import LogIndex, NodeId, Term
+from raft.testing.acks import AckOperator
 from raft.testing.application import KeyValueApplication
 from raft.testing.calm import Remains, Visitor, break_node, draw_remains
 from raft.testing.clients import Client
@@ -55,7 +56,7 @@ LIVENESS_ELECTIONS_MAX = 40
 may split; twenty in a row do not."""
 
 CATCH_UP_ELECTIONS_MAX = 8 * LIVENESS_ELECTIONS_MAX
-"""The same where a slow disk is to write a log of hundreds of entries that come one by one: as long as it
+"""The same where one with a slow disk or slow links is to get hundreds of entries one by one: as long as it
 advances it is waited for, and not for ever. (At three ticks an entry, 40 timeouts are a hundred entries.)"""
 
 CALM_STEPS_MAX = 50_000
@@ -127,6 +128,7 @@ class Simulation:
         self._clients = [self._make_client(number) for number in range(self.profile.clients)]
         fixed = self.profile.membership.is_fixed
         self._operator = None if fixed else Operator(self, self._begin, self._end)
+        self._acks = self._make_ack_operator()
         self._forced: set[tuple[NodeId, Term]] = set()
         """Who campaigned in which term since leadership was handed over to it."""
         self._writes_before_calm = 0
@@ -138,6 +140,9 @@ class Simulation:
         plant = self._plant
         make = plant.node if plant else SimNode
         return make(self, node_id, self.cluster.initial.voters, plant.raft if plant else Raft)
+
+    def _make_ack_operator(self) -> AckOperator | None:
+        return AckOperator(self, self.seed) if self.profile.acks.change_ticks else None
 
     # What is replicated: the simulator's own keys and values, unless a subclass has something else
 
@@ -184,6 +189,8 @@ class Simulation:
         self._refusals.start()
         if self._operator is not None:
             self._operator.start()
+        if self._acks is not None:
+            self._acks.start()
         for _ in range(self.steps):
             self._step()
 
@@ -198,7 +205,7 @@ class Simulation:
         begin = self.clock.now
         deadline = begin + LIVENESS_ELECTIONS_MAX * timeout
         halfway = begin + LIVENESS_ELECTIONS_MAX * timeout // 2
-        slow_ends = self._slow_ends()
+        last_end = self._last_end()
         while self.clock.now < deadline:
             if self.clock.now >= halfway:
                 # Where logs are cut as fast as they grow, who is behind gets one snapshot after the other as
@@ -209,10 +216,12 @@ class Simulation:
                 self._step()
             if self._operator is not None:
                 self._operator.end_strangers()
+            if self._acks is not None:
+                self._acks.settle()
             if not self._what_is_amiss():
                 break
-            if self.clock.now >= deadline and self._slow_ends() > slow_ends:
-                slow_ends = self._slow_ends()
+            if self.clock.now >= deadline and self._last_end() > last_end:
+                last_end = self._last_end()
                 more = LIVENESS_ELECTIONS_MAX // 4 * timeout
                 deadline = min(deadline + more, begin + CATCH_UP_ELECTIONS_MAX * timeout)
         else:
@@ -220,10 +229,9 @@ class Simulation:
             raise Violation("liveness", f"{elections} election timeouts in calm: {self._what_is_amiss()}")
         self._last_judgement()
 
-    def _slow_ends(self) -> int:
-        """How far the logs of those have come whose disk stays slow."""
-        kinds = self._remains.kinds
-        return sum(self.cluster.nodes[member].last_index for member in kinds if kinds[member] == "slow")
+    def _last_end(self) -> int:
+        """How far the log has come of whoever is furthest behind of those that are to be well."""
+        return min((self.cluster.nodes[m].last_index for m in self._well() if m in self.nodes), default=0)
 
     def _stop_faults(self) -> None:
         """All is mended but what stays broken for good."""
@@ -391,6 +399,8 @@ class Simulation:
             self._take_committed()
         elif self._operator is not None:
             self._operator.look()
+        if self._acks is not None:
+            self._acks.stepped(node)
         if leads and (node.node_id, term) in self._forced:
             self._forced.discard((node.node_id, term))
             self.counts["transfers_done"] += 1

@@ -4,8 +4,7 @@
 2->1 AppendReply T3 match=6          2->1 AppendReply T3 refused=4 hint=2@1
 
 A configuration is (1 2 3), a joint one (1 4 5)&(1 2 3), the new half first; `auto` ends by itself. With an
-ack policy `ack=SYNC[2 before_apply fail]`. In Acks a member that is not heard has a `?`, and `/4` is what it has
-applied.
+ack policy `ack=SYNC[2 before_apply fail]`. In Acks `?` is behind who is not heard, `/4` what it has applied.
 """
 
 from __future__ import annotations

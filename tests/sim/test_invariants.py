@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from raft.core.messages import AppendEntriesReply, RequestVoteReply
+from raft.core.ack_policy import AckView
+from raft.core.ack_types import AckPolicy, AckRequirement, AckSettings, AckState, WaitPoint
+from raft.core.messages import AppendEntriesReply, MemberAcks, RequestVoteReply
 from raft.core.ready import MembershipView, StorageAppend, StorageAppendDone
-from raft.core.types import Entry, HardState, LogIndex, SnapshotMeta
+from raft.core.types import Entry, EntryKind, HardState, LogIndex, SnapshotMeta
 from raft.testing.cluster import Cluster
 from raft.testing.invariants import INVARIANTS, Violation
 from tests.sim.histories import (
@@ -224,6 +226,31 @@ def state_is_within_log() -> None:
     snapshot_cluster().state_flushed(3, 3)
 
 
+def gated_cluster(state: AckState = AckState.SYNC) -> Cluster:
+    """Node 1 leads since term 1. Entry 2 is a policy that asks for both others, 3 a command that 3 lacks."""
+    policy = AckPolicy(AckRequirement(2), WaitPoint.BEFORE_APPLY)
+    cluster = cluster_with(1)
+    lead(cluster, 1, 1)
+    entries = [change(2, 1, replace(INITIAL, ack=AckSettings(policy, state))), Entry(3, 1, 0, b"")]
+    for node_id in (1, 2, 3):
+        lead(cluster, 1, 1, commit_index=1)
+        store(cluster, node_id, entries[: 1 if node_id == 3 else 2], HardState(1))
+    lead(cluster, 1, 1, commit_index=2)
+    return cluster
+
+
+def policy_is_met() -> None:
+    lead(gated_cluster(), 1, 1, commit_index=3)
+
+
+def acks_are_of_this_leader() -> None:
+    cluster = gated_cluster()
+    said = {3: MemberAcks(3, 3, 0, True)}
+    cluster.knows(2, AckView(cluster.nodes[2].term, 1, INITIAL, said))
+    follow(cluster, 2, 1)
+    cluster.knows(2, AckView(1, 1, INITIAL, said))
+
+
 def snapshot_is_committed() -> None:
     cluster = cluster_with(1, 1, on=(1, 2))
     lead(cluster, 1, 1, commit_index=1)
@@ -254,6 +281,8 @@ BREAKERS: dict[str, Callable[[], None]] = {
         commit_by_configuration,
         votes_only_from_voters,
         one_change_at_a_time,
+        policy_is_met,
+        acks_are_of_this_leader,
         newest_configuration_counts,
         configuration_survives_restart,
         snapshot_has_its_configuration,
@@ -303,6 +332,37 @@ def test_invariant_catches_its_violation(invariant: Callable[..., None]) -> None
     with pytest.raises(Violation) as caught:
         BREAKERS[invariant.__name__]()
     assert caught.value.invariant == invariant.__name__
+
+
+def test_a_command_waits_for_the_policy_and_for_nothing_else() -> None:
+    """Where the policy is met, where it has been given up, and where what is no command stands behind."""
+    lead(gated_cluster(AckState.DEGRADED), 1, 1, commit_index=3)
+    cluster = gated_cluster()
+    store(cluster, 3, [Entry(3, 1, 0, b"")], HardState(1))
+    lead(cluster, 1, 1, commit_index=3)
+    cluster = gated_cluster()
+    for node_id in (1, 2):
+        store(cluster, node_id, [Entry(4, 1, EntryKind.NOOP, b"")], HardState(1))
+    lead(cluster, 1, 1, commit_index=4)
+
+
+def test_a_state_of_the_policy_waits_for_no_change_and_nothing_else_may_hide_behind_it() -> None:
+    for hidden in (False, True):
+        cluster = gated_cluster()
+        newest = cluster.nodes[1].configurations.newest
+        pending = replace(newest, labels=((2, (("zone", "a"),)),))
+        degraded = replace(pending, ack=replace(newest.ack, state=AckState.DEGRADED))
+        if hidden:
+            degraded = replace(degraded, learners=frozenset({9}))
+        entries = [change(4, 1, pending), change(5, 1, degraded)]
+        cluster.append_asked(1, ask(entries[:1]), still_leads=1)
+        lead(cluster, 1, 1, commit_index=2)
+        cluster.append_asked(1, ask(entries[1:]), still_leads=1)
+        if not hidden:
+            lead(cluster, 1, 1, commit_index=2)
+            continue
+        with pytest.raises(Violation, match="one_change_at_a_time"):
+            lead(cluster, 1, 1, commit_index=2)
 
 
 @pytest.mark.parametrize("invariant", INVARIANTS, ids=lambda invariant: invariant.__name__)

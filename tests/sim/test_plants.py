@@ -46,6 +46,14 @@ Of members that lost durable data, in weather of their own, seeds 0:25, as in th
     keeps-the-old-match             2 of 25       8      13       (the same; by its liveness)
     forgets-that-it-is-recovering  23 of 25       1       2       23 of 25      1       2
 
+Of ack policies, each in weather of its own, seeds until the first, and until three:
+
+    gate-forgets-control-entries    2     4     policy-counts-the-recovering    1     7
+    degrades-before-the-commit      4    14     leader-is-its-own-replica       2     8
+    believes-an-old-leader          4    11     counts-who-goes                 1, one in 15
+
+What they do no client sees: the policy asks for more than consensus, and what it is asked for is not there.
+
 The limits below leave room for what an innocent change of the core does to the meaning of a seed.
 """
 
@@ -92,6 +100,13 @@ SEEDS_MAX = {
     "counts-the-recovering": 10,
     "keeps-the-old-match": 60,
     "forgets-that-it-is-recovering": 10,
+    "gate-forgets-control-entries": 20,
+    "gate-above-the-majority": 30,
+    "degrades-before-the-commit": 30,
+    "counts-who-goes": 60,
+    "policy-counts-the-recovering": 20,
+    "leader-is-its-own-replica": 20,
+    "believes-an-old-leader": 30,
 }
 INDIRECT_SEEDS_MAX = {
     "commit-old-term-by-count": 150,
@@ -114,6 +129,11 @@ SEEN_WHERE_IT_STANDS_ONLY = {
     "mark-before-state",
     "counts-votes-twice",
     "forgets-vote-on-step-down",
+    "degrades-before-the-commit",
+    "counts-who-goes",
+    "policy-counts-the-recovering",
+    "leader-is-its-own-replica",
+    "believes-an-old-leader",
 }
 """Or in so few seeds that no limit can be set."""
 
