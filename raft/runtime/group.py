@@ -57,6 +57,7 @@ class Group:
         self._transfers = TransferWaiters()
         self._soft_state = SoftState(core.role, core.leader, core.term)
         self._greeted: dict[NodeId, int] = {}
+        self._logged_members = ""
         self._look_in_ticks = config.election_timeout_ticks
 
     def start(self) -> None:
@@ -98,14 +99,16 @@ class Group:
     def viewed(self, view: MembershipView) -> None:
         """Another configuration counts, or is committed."""
         self.members.update(view)
-        logger.info(
-            "the members are %s%s",
-            ", ".join(
-                f"{info.node_id:x}{' (learner)' if info.is_learner else ''}"
-                for info in self.members.effective.values()
-            ),
-            ", in a joint configuration" if view.effective.is_joint else "",
+        members = ", ".join(
+            f"{info.node_id:x}{' (learner)' if info.is_learner else ''}"
+            for info in self.members.effective.values()
         )
+        if view.effective.is_joint:
+            members += ", in a joint configuration"
+        if members != self._logged_members:
+            # A configuration holds more: labels, and the state of the ack policy, which may change often.
+            self._logged_members = members
+            logger.info("the members are %s", members)
         self._connect()
         self._changes.viewed(view)
         self._maybe_end()

@@ -34,6 +34,13 @@ async def put(cluster: Cluster, node_id: NodeId, name: str) -> LeaderAck:
     return await cluster.nodes[node_id].propose_leader_acked(f"add {name} 1".encode(), timeout_s=TIMEOUT_S)
 
 
+async def a_leader(cluster: Cluster) -> NodeId:
+    """Wait for a leader that has heard a majority: a young one, which has not, refuses."""
+    leader = await cluster.leader()
+    await cluster.nodes[leader].read_barrier(timeout_s=TIMEOUT_S)
+    return leader
+
+
 def others(cluster: Cluster, node_id: NodeId) -> list[NodeId]:
     return [i for i in cluster.nodes if i != node_id]
 
@@ -45,7 +52,7 @@ async def test_what_an_isolated_leader_acknowledged_is_lost_and_each_loss_is_cou
     caplog.set_level(logging.ERROR, "raft")
     async with Cluster(tmp_path, **ALLOWED) as cluster:
         assert cluster.network is not None
-        old = await cluster.leader()
+        old = await a_leader(cluster)
         kept = [await put(cluster, old, "kept") for _ in range(10)]
         await cluster.applied_everywhere()
         cluster.network.isolate(old, others(cluster, old))
@@ -56,7 +63,7 @@ async def test_what_an_isolated_leader_acknowledged_is_lost_and_each_loss_is_cou
         counters = cluster.nodes[old].ack_stats
         assert counters.counters.leader_ack_lost == 0, "nothing is proved yet"
         cluster.network.heal()
-        new = await cluster.leader()
+        new = await a_leader(cluster)
         await until(lambda: cluster.nodes[old].ack_stats.counters.leader_ack_lost, "the loss is known")
         await cluster.applied_everywhere()
         for i, node in cluster.nodes.items():
@@ -75,10 +82,10 @@ async def test_what_an_isolated_leader_acknowledged_is_lost_and_each_loss_is_cou
 
 async def test_what_the_next_leader_has_is_not_lost(tmp_path: Path) -> None:
     async with Cluster(tmp_path, **ALLOWED) as cluster:
-        old = await cluster.leader()
+        old = await a_leader(cluster)
         acks = await asyncio.gather(*(put(cluster, old, "kept") for _ in range(50)))
         await cluster.nodes[old].transfer_leadership(timeout_s=TIMEOUT_S)
-        await cluster.leader()
+        await a_leader(cluster)
         await cluster.applied_everywhere()
         assert all(machine.sums == {"kept": 50} for machine in cluster.machines.values())
         for node in cluster.nodes.values():
@@ -91,7 +98,7 @@ async def test_what_the_next_leader_has_is_not_lost(tmp_path: Path) -> None:
 async def test_the_answer_does_not_wait_for_anybody_else(tmp_path: Path) -> None:
     async with Cluster(tmp_path, **ALLOWED) as cluster:
         assert cluster.network is not None
-        leader = await cluster.leader()
+        leader = await a_leader(cluster)
         node = cluster.nodes[leader]
         cluster.network.fault = lambda message: DROP if isinstance(message, m.AppendEntriesReply) else 0.0
         ack = await put(cluster, leader, "x")
@@ -111,7 +118,7 @@ async def test_each_condition_refuses_and_nothing_is_appended(tmp_path: Path) ->
     limits = {"unreplicated_entries_max": 5, "unreplicated_ms_max": 60_000}
     async with Cluster(tmp_path, **ALLOWED, **limits) as cluster:
         assert cluster.network is not None
-        leader = await cluster.leader()
+        leader = await a_leader(cluster)
         other = others(cluster, leader)[0]
         with pytest.raises(LeaderAckRefused, match="does not lead") as caught:
             await put(cluster, other, "x")
@@ -135,13 +142,13 @@ async def test_it_is_not_there_unless_the_settings_allow_it(tmp_path: Path) -> N
         Cluster(tmp_path, unreplicated_entries_max=0, unreplicated_ms_max=0).config(1)
     async with Cluster(tmp_path) as cluster:
         with pytest.raises(LeaderAckRefused, match="settings forbid"):
-            await put(cluster, await cluster.leader(), "x")
+            await put(cluster, await a_leader(cluster), "x")
 
 
 async def test_a_policy_that_lets_nothing_in_lets_none_of_these_in(tmp_path: Path) -> None:
     async with Cluster(tmp_path, **ALLOWED) as cluster:
         assert cluster.network is not None
-        leader = await cluster.leader()
+        leader = await a_leader(cluster)
         node, far = cluster.nodes[leader], others(cluster, leader)[0]
         settings: dict[str, Any] = {"wait_point": WaitPoint.BEFORE_APPLY, "wait_timeout_ms": 200}
         await node.set_ack_policy(AckPolicy(AckRequirement(2), **settings), timeout_s=TIMEOUT_S)
