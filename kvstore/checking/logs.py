@@ -7,7 +7,8 @@ write, so a request in a log names the call. Requests that are equal (two delete
 Committed, as far as logs can tell: what a member noted as committed; and, if the logs of all voters are
 there, what all of them agree on, for then nobody can be elected without it. What stands above that in some
 log may yet be committed or be replaced, and stays unknown. So does a call that is in no log if the logs begin
-late because the entries before were compacted: it may have been among those.
+late because the entries before were compacted: it may have been among those. That something is in no log is
+believed only of all voters together.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Resolution:
     committed: Sequence[LogEntry] = ()
     commit_index: int = 0
     is_complete: bool = False
-    """Whether the logs reach from the first entry ever to the commit index."""
+    """Whether what is in none of the logs never was and never will be: they reach back to the first entry
+    ever, and nobody who may vote has another."""
     others: int = 0
     """Committed writes that no call of the history asked for."""
 
@@ -78,7 +80,8 @@ def resolve(operations: Sequence[Operation], logs: Sequence[NodeLog], *, has_all
     resolution.commit_index = max(agreed, *(log.commit_index for log in logs), 0)
     committed, resolution.violations = _merge(logs, agreed)
     resolution.committed = [committed[index] for index in sorted(committed)]
-    resolution.is_complete = len(committed) == resolution.commit_index > 0
+    # Of fewer voters one may be behind, and another have what it does not know of yet.
+    resolution.is_complete = has_all_voters and len(committed) == resolution.commit_index > 0
     logged = Counter(entry.request for entry in resolution.committed if entry.request is not None)
     pending: Counter[Request] = Counter()
     for log in logs:

@@ -121,7 +121,9 @@ def _logs_check(resolution: Resolution, evidence: Evidence) -> Check:
         f"{resolution.count('once')} are there, {resolution.count('absent')} are not, "
         f"{resolution.count('unresolved')} stay unknown"
     )
-    if not resolution.is_complete:
+    if not evidence.has_all_voters:
+        text += "; the logs of all voters would tell more"
+    elif not resolution.is_complete:
         text += "; the logs do not reach back to the first entry"
     return _check("logs", text, resolution.violations)
 

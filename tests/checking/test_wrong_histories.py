@@ -330,7 +330,7 @@ def test_what_is_only_in_an_uncommitted_tail_stays_unknown() -> None:
         assert report.resolution is not None
         assert report.resolution.found[extra.id] == "unresolved"
     replaced = replace(log, commit_index=end + 1, entries=[*log.entries, LogEntry(end + 1, 2, None, False)])
-    report = check_history(run.history, Evidence(logs=[replaced, tail]))
+    report = check_history(run.history, Evidence(logs=[replaced, tail], has_all_voters=True))
     assert report.resolution is not None
     assert report.resolution.found[extra.id] == "absent"
     both = [tail, replace(tail, name="n1")]
@@ -345,13 +345,29 @@ def test_a_log_that_begins_late_does_not_prove_that_something_never_was() -> Non
     run.operations.append(extra)
     log = run.log()
     late = replace(log, entries=log.entries[3:])
-    report = check_history(run.history, Evidence(logs=[late]))
+    report = check_history(run.history, Evidence(logs=[late], has_all_voters=True))
     assert report.status == "correct"
     assert report.resolution is not None
     assert report.resolution.found[extra.id] == "unresolved"
-    report = check_history(run.history, Evidence(logs=[late, replace(log, name="n2", commit_index=5)]))
+    logs = [late, replace(log, name="n2", commit_index=5)]
+    report = check_history(run.history, Evidence(logs=logs, has_all_voters=True))
     assert report.resolution is not None
     assert report.resolution.found[extra.id] == "absent"
+
+
+def test_a_member_that_is_behind_accuses_nobody() -> None:
+    """What it does not have yet was not lost, and may be in the log of another."""
+    run = small_run()
+    extra = Operation(900, 900, "n1", Put(b"z", b"z"), 5)
+    run.operations.append(extra)
+    log = run.log()
+    behind = replace(log, commit_index=5, entries=log.entries[:7])
+    report = check_history(run.history, Evidence(logs=[behind]))
+    assert report.status == "correct", report.violations
+    assert report.resolution is not None
+    assert report.resolution.found[extra.id] == "unresolved"
+    report = check_history(run.history, Evidence(logs=[behind], has_all_voters=True))
+    assert kinds(report) == {"lost-write"}
 
 
 def test_a_refused_write_that_is_in_the_log() -> None:
