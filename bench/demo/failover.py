@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from bench.demo.record import Figure, Recording, Section, Span, acknowledged_s, count, longest_gap, reigns
+from bench.demo.record import (
+    Figure,
+    Recording,
+    Section,
+    Span,
+    Table,
+    acknowledged_s,
+    count,
+    longest_gap,
+    reigns,
+)
 from bench.demo.screen import Screen
 from bench.demo.stage import Stage, Times, check, staged
 
@@ -119,4 +129,19 @@ def _conclude(recording: Recording) -> None:
                 ),
             ),
         ),
+    )
+    recording.sections.append(
+        Section(
+            "With your own hands",
+            table=Table(
+                ("command", "what it does"),
+                (
+                    ("./cluster.sh start", "a cluster of three"),
+                    ("./cluster.sh status", "who leads"),
+                    ("./cluster.sh kill 1", "kill -9 of node 1"),
+                    ("./cluster.sh ctl put key value", "a write, at any node that takes it"),
+                    ("./cluster.sh start", "what is down comes back"),
+                ),
+            ),
+        )
     )

@@ -291,3 +291,18 @@ def _learn(recording: Recording, seen: _Seen) -> None:
             ),
         ),
     )
+    recording.sections.append(
+        Section(
+            "With your own hands",
+            table=Table(
+                ("command", "what it does"),
+                (
+                    ("./cluster.sh start 5", "a cluster of five, with ports and data of its own"),
+                    ('./cluster.sh partition "1,2|3,4,5"', "the cut of this page"),
+                    ("./cluster.sh status", "who leads, who is cut off from whom"),
+                    ("./cluster.sh ctl put key value", "a write, at any node that takes it"),
+                    ("./cluster.sh heal", "no cut any more"),
+                ),
+            ),
+        )
+    )

@@ -169,4 +169,10 @@ def _table(table: Table | None) -> str:
 
 
 def _cells(name: str, texts: tuple[str, ...]) -> str:
-    return "".join(f"<{name}>{escape(text)}</{name}>" for text in texts)
+    """A command line looks like one."""
+    return "".join(
+        f"<{name}><code>{escape(text)}</code></{name}>"
+        if text.startswith("./")
+        else f"<{name}>{escape(text)}</{name}>"
+        for text in texts
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from bench.demo.record import Column, Figure, Kind, Outcome, Recording, Section, Span, count
+from bench.demo.record import Column, Figure, Kind, Outcome, Recording, Section, Span, Table, count
 from bench.demo.screen import Screen
 from bench.demo.stage import Stage, Times, check, staged
 from kvstore.pb import ack_pb2
@@ -250,4 +250,23 @@ def _learn(recording: Recording) -> None:
                 ),
             ),
         ),
+    )
+    recording.sections.append(
+        Section(
+            "With your own hands",
+            table=Table(
+                ("command", "what it does"),
+                (
+                    ("./cluster.sh start", "a cluster of three"),
+                    (
+                        "./cluster.sh ctl ack set --replicas 2 --wait-timeout 500ms",
+                        "both others must have each write",
+                    ),
+                    ("./cluster.sh kill 3", "one is lost"),
+                    ("./cluster.sh ctl put key value", "committed, ack policy unmet: exit status 7"),
+                    ("./cluster.sh ctl ack set --on-timeout degrade", "rather go on, and say so"),
+                    ("./cluster.sh ctl ack show", "the policy, its state, and who has what"),
+                ),
+            ),
+        )
     )
