@@ -273,7 +273,8 @@ class Proposals:
         """The deadline of `sequence` has come."""
         waiter = self._waiters.get(sequence)
         if waiter is None:
-            self._acks.expired(sequence)
+            if self._acks.count:
+                self._acks.expired(sequence)
             return
         self._stats.proposals_expired += 1
         if waiter.batch is None:
