@@ -241,8 +241,8 @@ def _tail_section(seen: _Seen) -> Section:
     kept = len(seen.tail) - len(seen.replaced())
     if kept:
         paragraphs.append(
-            f"The first {kept} of them had reached the other side just before the cut, and so the new "
-            "leader. They stay: clients who were told that the outcome is unknown were told the truth."
+            f"Of these {kept}, at the beginning, had reached the other side just before the cut, and so the "
+            "new leader. They stay: clients who were told that the outcome is unknown were told the truth."
         )
     table = Table(("index in the log of n1", "before the heal", "afterwards"), tuple(rows))
     return Section("What became of the old leader's log?", tuple(paragraphs), table=table)
