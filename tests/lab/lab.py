@@ -102,6 +102,7 @@ class CutTrial(Trial):
             seed=rng.getrandbits(32),
             timeout_s=1.5,
             members=self.nodes,
+            history=self._history(),
         )
 
     def cut(self, links: Collection[Link]) -> None:

@@ -62,8 +62,10 @@ class Workload:
         seed: int = 1,
         timeout_s: float = 3.0,
         members: Sequence[int] | None = None,
+        history: History | None = None,
     ) -> None:
-        self.history = History()
+        """`history`: one without calls, which says what was in the store before."""
+        self.history = history if history is not None else History()
         self.acknowledged = 0
         """Writes acknowledged so far."""
         self._cluster = cluster

@@ -34,7 +34,7 @@ from typing import Any, Final
 
 import grpc.aio
 
-from kvstore.checking.history import Kv, Operation, Put, Range, RangeResult, Request, Txn, update
+from kvstore.checking.history import History, Kv, Operation, Put, Range, RangeResult, Request, Txn, update
 from kvstore.checking.revision_checker import check_revisions, missing_revisions
 from tests.process.cluster import ClusterError, LocalCluster, Member, wait_until
 from tests.process.lagging import SMALL_LOG, active_slot, incoming_bytes, leftovers, segments
@@ -123,7 +123,8 @@ class Rounds:
         """Do one round and return a line about it. Raises AssertionError."""
         cluster = self._cluster
         rng = random.Random(f"{self._seed}/{number}")
-        load = Load(cluster, clients=6, seed=rng.getrandbits(32), timeout_s=1.5)
+        history = History(first_revision=self._revision, initial=self._state)
+        load = Load(cluster, clients=6, seed=rng.getrandbits(32), timeout_s=1.5, history=history)
         moment = rng.choice(MOMENTS)
         self.tried[moment] += 1
         said = self._said()
@@ -241,7 +242,6 @@ class Rounds:
             operations, first_revision=self._revision, initial=self._state, records=records
         )
         if violations:
-            load.history.first_revision, load.history.initial = self._revision, self._state
             keep(load.history, cluster.directory / "history.jsonl")
             raise AssertionError("the history is wrong:\n" + "\n".join(map(str, violations[:3])))
         await verify_equal_members(cluster, last.revision)

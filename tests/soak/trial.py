@@ -20,7 +20,7 @@ from typing import Final, Literal, TypeVar
 
 import grpc.aio
 
-from kvstore.checking.history import Kv, Operation, Put, PutResult, Range, RangeResult, update
+from kvstore.checking.history import History, Kv, Operation, Put, PutResult, Range, RangeResult, update
 from kvstore.checking.revision_checker import Undecided, check_revisions, missing_revisions
 from kvstore.checking.wgl import check_linearizable
 from tests.process.changing import ChangingCluster
@@ -103,7 +103,12 @@ class Trial:
             seed=rng.getrandbits(32),
             timeout_s=1.5,
             members=self._cluster.present,
+            history=self._history(),
         )
+
+    def _history(self) -> History:
+        """Return that of the next part, without calls."""
+        return History(first_revision=self._revision, initial=self._state)
 
     async def strike(self, fault: Fault, delay_s: float, lasts_s: float) -> None:
         """Do harm to a member for a while."""
@@ -196,7 +201,6 @@ class Trial:
         except Undecided:
             self.undecided += 1
         if violations:
-            load.history.first_revision, load.history.initial = self._revision, self._state
             keep(load.history, cluster.directory / "history.jsonl")
             raise AssertionError("the history is wrong:\n" + "\n".join(map(str, violations[:3])))
         await self._verify_equal(last.revision, learners)
