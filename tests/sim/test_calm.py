@@ -90,7 +90,7 @@ def test_a_member_that_answers_nobody_is_seen() -> None:
 
 
 def test_a_slow_disk_is_waited_for_as_long_as_it_advances() -> None:
-    """Seeds 2522, 3320, 4424: a log of hundreds of entries, sent one by one, to a disk fifty times as slow."""
+    """Seeds 2522, 3320, 4424: hundreds of entries, sent one by one, to a disk fifty times as slow."""
     profile = profile_of(1, "slow", voters=3)
     core = replace(profile.core, append_bytes_max=1, inflight_messages_max=1, election_timeout_ticks=4)
     profile = replace(profile, core=core, write_delay_max=200)
