@@ -94,6 +94,10 @@ def test_what_is_met_is_committed_by_no_less_than_a_majority() -> None:
     write(cluster)
     assert cluster[1].core.commit_index == before
     assert judge(AckRequirement(1), cluster[1].core.acks, before + 1).is_met
+    # Nor is any of it when a majority has the first of two that the one follower has.
+    write(cluster)
+    cluster[1].step(AppendEntriesReply(3, 1, cluster[1].core.term, rejected=False, match_index=before + 1))
+    assert cluster[1].core.commit_index == before + 1
 
 
 @pytest.mark.parametrize(
@@ -204,6 +208,7 @@ def test_after_apply_and_fail_every_write_waits_for_itself() -> None:
 def test_nobody_degrades_over_what_nobody_wrote(policy: AckPolicy) -> None:
     cluster = group(policy)
     cluster.cut(3)
+    cluster.change(1, MembershipChange(labels=((2, (("zone", "a"),)),)))
     cluster.tick(4 * TIMEOUT_TICKS)
     assert effective(cluster[1]).ack.state is AckState.SYNC
     assert cluster[1].core.last_index == cluster[1].core.commit_index
