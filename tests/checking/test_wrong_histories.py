@@ -272,6 +272,16 @@ def test_one_change_is_found(spoil: Spoil) -> None:
     assert count >= 20
 
 
+def test_logs_that_contradict_what_was_acknowledged_are_no_witness_for_gaps() -> None:
+    """All that comes behind the entry that they lack would have another revision in a replay of them, and
+    calls that did nothing wrong would be accused."""
+    for seed in range(1, 41, 2):
+        rng = random.Random(seed)
+        run = random_run(rng, LENGTH, lost_share=0.15)
+        acknowledged_and_in_no_log(run, rng)
+        assert kinds(check_history(run.history, evidence_of(run))) == {"lost-write"}
+
+
 # What only evidence beside the history shows
 
 
