@@ -149,7 +149,7 @@ def test_the_helpers_of_this_file_make_good_frames() -> None:
         (pb.SnapshotFrame(header=pb.SnapshotHeader(index=1, term=1)).SerializeToString(), "is cut off"),
         (header(membership=CONFIGURATION[:-1]), "is cut off"),
         (header(membership=CONFIGURATION + b"x"), "1 bytes behind a membership"),
-        (header(membership=b"\x02" + CONFIGURATION[1:]), "a membership of version 2"),
+        (header(membership=b"\x03" + CONFIGURATION[1:]), "a membership of version 3"),
         (header(membership=configuration([0, 0, 0, 0, 0])), "without voters"),
         (header(membership=configuration([0, 1, 0, 0, 0], 3)), "without voters"),
         (header(membership=configuration([0, 0, 2, 0, 0], 1, 2)), "without voters"),

@@ -103,7 +103,7 @@ SEEDS_MAX = {
     "gate-forgets-control-entries": 20,
     "gate-above-the-majority": 30,
     "degrades-before-the-commit": 30,
-    "counts-who-goes": 60,
+    "counts-who-goes": 300,
     "policy-counts-the-recovering": 20,
     "leader-is-its-own-replica": 20,
     "believes-an-old-leader": 30,
@@ -121,7 +121,7 @@ INDIRECT_SEEDS_MAX = {
     "loses-joint-at-restart": 120,
     "keeps-replaced-configuration": 80,
     "removed-leader-counts-itself": 200,
-    "votes-while-recovering": 50,
+    "votes-while-recovering": 200,
     "forgets-that-it-is-recovering": 10,
 }
 SEEN_WHERE_IT_STANDS_ONLY = {
