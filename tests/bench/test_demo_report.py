@@ -254,7 +254,8 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
 # --- the screen ---------------------------------------------------------------------------------------------
 
 
-def test_without_a_terminal_there_are_plain_lines() -> None:
+def test_without_a_terminal_there_are_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "111")
     out = StringIO()
     screen = Screen(out)
     recording = recorded()
