@@ -240,9 +240,17 @@ launch() { # NODE
     echo "$pid $started" >"$home/pid"
 }
 
+tell_to_stop() { # NODE: fails if it does not run
+    signal_node "$1" TERM && { signal_node "$1" CONT || true; }
+}
+
 stop_node() { # NODE: in good order if it lets us
-    signal_node "$1" TERM || return 0
-    signal_node "$1" CONT || true
+    tell_to_stop "$1" || return 0
+    await_end "$1"
+}
+
+# Of a node that was told to stop. Not told again: to a node a second SIGTERM means "leave at once".
+await_end() { # NODE
     wait_for_state "$1" stopped "$STOP_S" && return
     echo "n$1 did not stop within $STOP_S s: killed"
     signal_node "$1" KILL || true
@@ -399,10 +407,8 @@ command_stop() {
     local i
     must_exist
     # All are told before any is waited for: a leader that stops last would see its followers go first.
-    for i in "${nodes[@]}"; do
-        signal_node "$i" TERM && signal_node "$i" CONT || true
-    done
-    for i in "${nodes[@]}"; do stop_node "$i"; done
+    for i in "${nodes[@]}"; do tell_to_stop "$i" || true; done
+    for i in "${nodes[@]}"; do await_end "$i"; done
     echo "stopped"
 }
 

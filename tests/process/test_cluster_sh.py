@@ -285,6 +285,9 @@ def test_a_day_in_the_life(script: Script) -> None:
 
     script.ok("stop")
     assert script.column("STATE") == ["stopped"] * 3
+    for node in (1, 2, 3):
+        # Once each was told twice, and left at once: its sockets, and whoever waited, were just dropped.
+        assert (script.directory / f"n{node}" / "log").read_text().endswith(" quorumlog.serve: stopped\n")
     script.ok("start")
     assert script.ok("ctl", "get", "a").split("\n")[1] == "before"
     assert not set(pids) & set(script.column("PID"))
