@@ -21,7 +21,7 @@ from kvstore.commands import CommandKind, encode_command
 from kvstore.errors import COMPACTED, ApiError
 from kvstore.pb.rpc_pb2 import CompactionRequest
 from kvstore.replica import Replica
-from raft import RaftError
+from raft import PolicyUnmet, RaftError
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +147,8 @@ class AutoCompactor:
                 return True  # somebody else was first
             logger.warning("automatic compaction at revision %d: %s", revision, error)
             return False
+        except PolicyUnmet:
+            pass  # it is compacted; nobody waits for more members to have it
         except RaftError as error:
             logger.warning("automatic compaction at revision %d: %s", revision, error)
             return False

@@ -131,7 +131,7 @@ def policy_unmet(error: PolicyUnmet, revision: int) -> ApiError:
     ABORTED: clients repeat what is UNAVAILABLE, and this write they must not repeat.
     """
     if error.is_known:
-        text = f"committed, ack policy unmet (acked {error.acked} of {error.needed}, revision {revision})"
+        text = f"committed, ack policy unmet ({error.shortfall}, revision {revision})"
     else:
         text = f"committed, ack policy unknown: the leader changed (revision {revision})"
     trailers = _trailers("no" if error.is_known else "unknown", error)

@@ -42,7 +42,7 @@ from kvstore.pb.rpc_pb2 import (
     MemberUpdateRequest,
     MemberUpdateResponse,
 )
-from raft import ChangeRefusal, ChangeRefused, RaftError, Stopping, address_of
+from raft import ChangeRefusal, ChangeRefused, PolicyUnmet, RaftError, Stopping, address_of
 
 logger = logging.getLogger(__name__)
 
@@ -355,6 +355,8 @@ async def publish_member(context: ApiContext, name: str, client_urls: Sequence[s
             await context.replica.propose(command, timeout_s=context.settings.request_timeout_s)
         except Stopping:
             raise
+        except PolicyUnmet:
+            pass  # it is published; nobody waits for more members to have it
         except RaftError as error:
             logger.info("cannot publish this member yet: %s", error)
             await asyncio.sleep(PUBLISH_PAUSE_S)

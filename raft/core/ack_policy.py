@@ -65,6 +65,17 @@ def judge(requirement: AckRequirement, view: AckView, index: LogIndex) -> Judgem
     return Judgement(False, acked, _met_index(requirement, view, at_best) >= index)
 
 
+def unmet_rules(requirement: AckRequirement, view: AckView, index: LogIndex) -> tuple[LabelRule, ...]:
+    """Return which of the label rules the entry at `index` does not meet."""
+    counts = counting(requirement, view.membership)
+    has = {member: at for member, at in indexes(requirement.stage, view).items() if member in counts}
+    return tuple(
+        rule
+        for rule in requirement.rules
+        if _rule_index(rule, _label_indexes(rule.label, view.membership, has)) < index
+    )
+
+
 def impossible(requirement: AckRequirement, membership: Membership) -> Sequence[str]:
     """Return, in words, what `requirement` asks for and all of `membership` together could not give, whoever
     leads; empty if nothing."""

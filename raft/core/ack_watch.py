@@ -81,13 +81,12 @@ class AckWatch:
         self._interest: dict[NodeId, dict[bool, int]] = {}
         """Until when members want Acks, in ticks, by whether they want to know what is applied."""
         self._sent: tuple[tuple[MemberAcks, ...], bool] = ((), False)
-        self._begin()
+        self._begin(configurations.newest.index)
 
-    def _begin(self) -> None:
-        newest = self._configurations.newest
-        self._policy = newest.membership.ack.policy
-        self._begin_index = newest.index
-        """What was written before the policy was set nobody waits for."""
+    def _begin(self, begin_index: LogIndex) -> None:
+        self._policy = self._configurations.newest.membership.ack.policy
+        self._begin_index = begin_index
+        """Nobody waits for what was written up to here."""
         self._marks: deque[tuple[int, LogIndex]] = deque()
         """(tick, index): at that time a majority was first seen to have this own command. Both rise."""
         self._commits: deque[LogIndex] = deque()
@@ -169,11 +168,11 @@ class AckWatch:
             self.is_due = True
             self._forget_interest()
         ack = membership.ack
+        view = self.view(membership)
         if ack.policy != self._policy:
-            self._begin()
+            self._begin(self._settled_index(view))
         if not ack.policy.is_on:
             return None
-        view = self.view(membership)
         met_index = policy_index(ack.policy.requirement, view)
         waits_too_long = self._wait_for_policy(ack, view, met_index)
         is_met = self._is_met(met_index, commit_index)
@@ -192,6 +191,16 @@ class AckWatch:
                 if self.ticks - self._run_begin_ticks < self._ticks_of(ack.policy.recover_hold_ms):
                     return None
                 return AckState.SYNC if is_met else AckState.DEGRADED
+
+    def _settled_index(self, view: AckView) -> LogIndex:
+        """Return up to where nobody waits for any policy, when another one begins.
+
+        Who waits goes on to wait, now by the new one. Once a change from `fail` to `degrade` left those
+        who waited to their own time: the state followed only from what was written after it.
+        """
+        if not self._policy.is_on:
+            return self._configurations.newest.index
+        return max(self._begin_index, policy_index(self._policy.requirement, view))
 
     def changed(self, state: AckState, index: LogIndex) -> None:
         """The state is another one, by the entry at `index`."""

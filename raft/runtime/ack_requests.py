@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from raft.core.ack_types import ACK_REPLICAS_MAX, TIMEOUT_MS_MAX, AckStage, AckState
+from raft.core.ack_types import ACK_REPLICAS_MAX, TIMEOUT_MS_MAX, AckStage, AckState, LabelRule
 from raft.core.errors import RaftError
 from raft.core.types import LogIndex, Term
 
@@ -73,11 +73,16 @@ class PolicyUnmet(RaftError):
         *,
         acked: int = 0,
         needed: int = 0,
+        unmet_rules: tuple[LabelRule, ...] = (),
         state: AckState | None = None,
         is_known: bool = True,
     ) -> None:
+        shortfall = f"acked {acked} of {needed}"
+        if unmet_rules:
+            # Of a policy that asks for labels the numbers alone may look as if all were there.
+            shortfall += f", not {' nor '.join(map(str, unmet_rules))}"
         if is_known:
-            text = f"committed, ack policy unmet (acked {acked} of {needed}, entry {index})"
+            text = f"committed, ack policy unmet ({shortfall}, entry {index})"
         else:
             text = f"committed, ack policy unknown: the leader changed, or this node stopped (entry {index})"
         super().__init__(text)
@@ -85,5 +90,7 @@ class PolicyUnmet(RaftError):
         self.index = index
         self.acked = acked
         self.needed = needed
+        self.shortfall = shortfall
+        """What is there of what was asked for, in words."""
         self.state = state
         self.is_known = is_known

@@ -15,8 +15,16 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from raft.core.ack_policy import AckView, judge, policy_index, strengthened
-from raft.core.ack_types import AckPolicy, AckRequirement, AckSettings, AckStage, AckState, OnTimeout
+from raft.core.ack_policy import AckView, judge, policy_index, strengthened, unmet_rules
+from raft.core.ack_types import (
+    AckPolicy,
+    AckRequirement,
+    AckSettings,
+    AckStage,
+    AckState,
+    LabelRule,
+    OnTimeout,
+)
 from raft.core.types import LogIndex, NodeId, Term
 from raft.runtime.ack_requests import AckRequest
 
@@ -80,6 +88,10 @@ class Ruling:
     def acked(self, index: LogIndex) -> int:
         """Return how many other members have the entry at `index`, as far as is known here."""
         return 0 if self.view is None else judge(self.full, self.view, index).acked
+
+    def unmet_rules(self, index: LogIndex) -> tuple[LabelRule, ...]:
+        """Return which label rules the entry at `index` does not meet, as far as is known here."""
+        return self.full.rules if self.view is None else unmet_rules(self.full, self.view, index)
 
     def _is_lifted(self, *, is_over: bool) -> bool:
         # RECOVERING: there is hope, so the time is waited for, but it is not yet a promise.

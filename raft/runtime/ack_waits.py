@@ -373,6 +373,7 @@ def _unmet(waiter: _Waiter, verdict: Verdict, ruling: Ruling, acked: int) -> Raf
         waiter.index,
         acked=acked,
         needed=ruling.full.replicas,
+        unmet_rules=ruling.unmet_rules(waiter.index),
         state=ruling.state,
         is_known=verdict is Verdict.UNMET,
     )

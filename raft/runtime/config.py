@@ -83,7 +83,7 @@ class NodeConfig:
     """Of writes acknowledged so: above it they are refused until a majority has some of them. This, and the
     next two, bound what one change of the leader may lose."""
 
-    unreplicated_bytes_max: int = 4 * MIB
+    unreplicated_bytes_max: int = MIB
 
     unreplicated_ms_max: int = 1000
     """How long the oldest of them may not have been replicated."""

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft.core.ack_policy import AckView, impossible, indexes, judge, policy_index, strengthened
+from raft.core.ack_policy import (
+    AckView,
+    impossible,
+    indexes,
+    judge,
+    policy_index,
+    strengthened,
+    unmet_rules,
+)
 from raft.core.ack_types import AckRequirement, AckStage, LabelRule
 from raft.core.messages import MemberAcks
 from raft.core.types import Membership, NodeId
@@ -160,6 +169,16 @@ def seen(**indexes_by_member: int) -> AckView:
 )
 def test_what_the_words_mean(requirement: AckRequirement, view: AckView, index: int) -> None:
     assert policy_index(requirement, view) == index
+
+
+@given(requirements(), views(), st.integers(1, 9))
+@settings(max_examples=200, deadline=None)
+def test_the_unmet_rules_are_those_that_alone_would_not_be_met(
+    requirement: AckRequirement, view: AckView, index: int
+) -> None:
+    alone = [replace(requirement, replicas=0, rules=(rule,)) for rule in requirement.rules]
+    unmet = [one.rules[0] for one in alone if policy_index(one, view) < index]
+    assert list(unmet_rules(requirement, view, index)) == unmet
 
 
 def test_a_member_on_its_way_out_counts_no_more() -> None:

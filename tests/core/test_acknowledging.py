@@ -313,6 +313,20 @@ def test_what_was_written_before_the_policy_waits_for_nobody() -> None:
     assert effective(cluster[1]).ack.state is AckState.SYNC
 
 
+def test_who_waits_under_one_policy_waits_under_the_next() -> None:
+    cluster = group(TWO)
+    met = write(cluster)
+    cluster.cut(3)
+    cluster.change(1, MembershipChange(ack=DEGRADES))
+    cluster.tick(4 * TIMEOUT_TICKS)
+    assert effective(cluster[1]).ack.state is AckState.SYNC, "what was met under the old one is done"
+    cluster.change(1, MembershipChange(ack=TWO))
+    assert write(cluster) > met
+    cluster.tick(2)
+    cluster.change(1, MembershipChange(ack=DEGRADES))
+    until(cluster, AckState.DEGRADED, TIMEOUT_TICKS + 2)
+
+
 def test_a_state_change_waits_for_no_change_of_the_members() -> None:
     cluster = Group(4, spares=1)
     cluster.elect(1)

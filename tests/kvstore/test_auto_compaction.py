@@ -149,3 +149,11 @@ async def test_what_failed_is_tried_at_the_next_look() -> None:
     running.log.failure = None
     assert await running.step() == [121]
     await running.stop()
+
+
+async def test_a_compaction_that_fewer_members_have_than_asked_for_is_one() -> None:
+    running = Running("periodic", 100)
+    running.log.failure = raft.PolicyUnmet(0, 7, acked=1, needed=2)
+    assert await running.step(10) == [1]
+    assert await running.step(9) == [], "it is not tried again"
+    await running.stop()

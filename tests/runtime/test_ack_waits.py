@@ -209,6 +209,15 @@ async def test_fail_says_committed_and_unmet_when_its_time_is_up() -> None:
     )
 
 
+async def test_who_misses_a_label_is_told_which() -> None:
+    rules = (LabelRule("zone", "b", 1), LabelRule("zone", "", 1))
+    t = Table(policy(AckRequirement(1, rules)))
+    t.hear({LEADER: 9, OWN: 9})
+    write = t.apply(5)
+    t.pass_ms(3100)
+    assert str(unmet(write)) == "committed, ack policy unmet (acked 1 of 1, not zone=b:1 nor zone:1, entry 5)"
+
+
 async def test_degrade_waits_for_the_entry_that_says_so() -> None:
     """A2, and A3: one that cannot commit it never answers."""
     t = Table(policy(on_timeout=OnTimeout.DEGRADE))
