@@ -127,6 +127,10 @@ def _check_names(current: Membership, change: MembershipChange) -> None:
     for node_id in sorted(change.voters | change.learners):
         if node_id in current.removed:
             raise ChangeRefused(ChangeRefusal.ID_USED, node_id)
+        if current.details and node_id not in current.members and node_id not in detailed:
+            # It is to be promoted, and whoever asks has seen it in a log of which that entry was cut off. A
+            # member without an address: nobody could send it anything, and it has a vote.
+            raise ChangeRefused(ChangeRefusal.UNKNOWN_MEMBER, node_id)
     for node_id in sorted(change.removes):
         if node_id not in current.members:
             raise ChangeRefused(ChangeRefusal.UNKNOWN_MEMBER, node_id)

@@ -151,7 +151,8 @@ class MembershipChange:
     learners: frozenset[NodeId] = frozenset()
     removes: frozenset[NodeId] = frozenset()
     details: tuple[tuple[NodeId, bytes], ...] = ()
-    """Of members that are added, or new ones of members that stay."""
+    """Of members that are added, or new ones of members that stay. Where members have some, who is added
+    needs some too, or is refused as UNKNOWN_MEMBER."""
     labels: tuple[tuple[NodeId, Labels], ...] = ()
     """All labels of these members from now on; none if empty. Changes no quorum."""
     ack: AckPolicy | None = None

@@ -300,7 +300,9 @@ class Cluster:
         if not lost:
             return True
         needed = max(self.nodes[member].first_index for member in lost) - 1
-        staying = membership.members - lost - leaving
+        # While a member recovers, each start of it may find its state ahead of its log again, and drop it.
+        recovering = {record.node_id for record in self.nodes.values() if record.is_recovering}
+        staying = membership.members - lost - leaving - recovering
         return any(member in self.nodes and self.nodes[member].durable_match >= needed for member in staying)
 
     def state_restored(self, node_id: NodeId, index: LogIndex) -> None:

@@ -151,6 +151,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "ack_recoveries",
         "ack_returns",
         "acks_known_elsewhere",
+        "writes_with_wishes",
+        "writes_met",
+        "writes_lifted",
+        "writes_unmet",
+        "writes_met_unknown",
+        "writes_refused_for_acks",
     ),
     "broken while the rest must serve": (
         "calm_but_down",
@@ -176,14 +182,20 @@ NOT_IN_SHELL = frozenset(
         "states_ahead",
         "stops",
         "ticks_skipped",
+        "writes_lifted",
+        "writes_met",
+        "writes_met_unknown",
+        "writes_refused_for_acks",
+        "writes_unmet",
+        "writes_with_wishes",
     }
 )
 """What only a real node has, or tells."""
 
 NOT_IN_RUNTIME = frozenset(
     {"messages_duplicated", "messages_reordered", "proposals_skipped", "snapshots_restarted"}
-) | set(GROUPS["the ack policy"])
-"""What a Transport never does, what a real node does not tell, and what nobody asks of one here."""
+)
+"""What a Transport never does, and what a real node does not tell."""
 
 REACHED = tuple(name for names in GROUPS.values() for name in names)
 

@@ -231,7 +231,12 @@ class Troublemaker:
         world.counts["pauses"] += 1
         length = int(self._random.random() * world.profile.pause_length_ticks * TICK)
         world.note(node.node_id, "is paused for {} ticks", length / TICK)
-        world.clock.call_later(length, node.resume)
+        world.clock.call_later(length, self._end_pause, node)
+
+    def _end_pause(self, node: SimNode) -> None:
+        # In calm all are well, but for whom it was decided that they never will be.
+        if not self._world.calm:
+            node.resume()
 
     def _slow_disk(self) -> None:
         node = self._random.choice(self._all())

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from raft.core.errors import NotLeader, Overloaded, ProposalTooLarge, RaftError, Stopping
+from raft.core.errors import AcksMissing, NotLeader, Overloaded, ProposalTooLarge, RaftError, Stopping
 from raft.core.ready import Role
+from raft.runtime.ack_requests import AckedResult, AckRequest, PolicyUnmet
 from raft.testing.oracle import Operation
 from raft.testing.requests import Caller
+from raft.testing.runtime_acks import AckJudge, draw_wish
 from raft.testing.virtual_loop import TICK_S
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class _Call:
     caller: RefusableCaller
     future: asyncio.Future[Any] | None = None
     """None as long as the node has not been asked."""
+    wish: AckRequest | None = None
 
 
 class Calls:
@@ -37,6 +40,7 @@ class Calls:
     def __init__(self, node: RuntimeSimNode) -> None:
         self._node = node
         self._open: dict[int, _Call] = {}
+        self._judge = AckJudge(node.world)
 
     def begin(self, operation: Operation, caller: RefusableCaller, command: bytes) -> None:
         call = self._open[operation.number] = _Call(operation, caller)
@@ -64,7 +68,12 @@ class Calls:
                 barrier = node.node.read_barrier(timeout_s=ticks * TICK_S)
                 call.future = node.loop.create_task(barrier)
             else:
-                call.future = node.node.propose_nowait(command, timeout_s=ticks * TICK_S)
+                call.wish = wish = draw_wish(node.world, node.random)
+                if wish is None:
+                    call.future = node.node.propose_nowait(command, timeout_s=ticks * TICK_S)
+                else:
+                    node.world.counts["writes_with_wishes"] += 1
+                    call.future = node.node.propose_acked_nowait(command, timeout_s=ticks * TICK_S, ack=wish)
         except RaftError as error:
             self._failed(call, error)
         else:
@@ -76,15 +85,18 @@ class Calls:
         error = future.exception()
         if self._open.get(call.operation.number) is not call:
             return
-        if isinstance(error, RaftError):
+        if isinstance(error, RaftError) and not isinstance(error, PolicyUnmet):
             self._failed(call, error)
             return
-        if error is not None:
+        if error is not None and not isinstance(error, PolicyUnmet):
             raise error
         del self._open[call.operation.number]
         node, world = self._node, self._node.world
         if call.operation.write is not None:
-            call.caller.write_returned(call.operation, future.result())
+            said = error or future.result()
+            self._judge.told(call.operation.number, call.wish, said)
+            result = said.result if isinstance(said, PolicyUnmet | AckedResult) else said
+            call.caller.write_returned(call.operation, result)
             return
         if node.core.role is not Role.LEADER:
             world.counts["reads_served_by_followers"] += 1
@@ -92,7 +104,8 @@ class Calls:
 
     def _failed(self, call: _Call, error: RaftError) -> None:
         del self._open[call.operation.number]
-        if isinstance(error, NotLeader | Overloaded | ProposalTooLarge | Stopping):
+        self._node.world.counts["writes_refused_for_acks"] += isinstance(error, AcksMissing)
+        if isinstance(error, AcksMissing | NotLeader | Overloaded | ProposalTooLarge | Stopping):
             call.caller.refused(call.operation)
         else:
             call.caller.connection_lost(call.operation)

@@ -173,9 +173,11 @@ class RuntimeSimNode(SimNode):
         if isinstance(error, MemberRemoved):
             return True
         if isinstance(error, LogStalled):
-            self.world.counts["ends_by_stall"] += 1
+            counts = self.world.counts
+            counts["ends_by_stall"] += 1
             # A slow disk, too, may take longer for one write than a node has patience.
-            return self.world.counts["disk_stalls"] + self.world.counts["slow_disks"] > 0
+            causes = ("disk_stalls", "slow_disks", "calm_but_stalled", "calm_but_slow")
+            return any(counts[cause] for cause in causes)
         has_failed = len(self.disk._faults) < self._disk_errors_due
         self.world.counts["disk_errors"] += has_failed
         return has_failed

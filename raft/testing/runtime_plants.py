@@ -21,6 +21,12 @@ from raft.runtime.proposals import Proposals
 from raft.runtime.reads import Reads
 from raft.testing.parts import PARTS, left_out
 from raft.testing.profile import MembershipSettings, Profile, draw_snapshot_weather
+from raft.testing.runtime_ack_plants import (
+    DegradesAlone,
+    LiftedByWhatIsAppended,
+    PolicyForThoseWhoAsk,
+    policies_are_missed,
+)
 from raft.testing.weather import WeatherSettings
 
 
@@ -202,6 +208,9 @@ RUNTIME_PLANTS = {
         RuntimePlant("mark-before-state", MarkBeforeState, frozenset({"dropped_is_flushed"}), traps=(19,)),
         RuntimePlant("writes-the-last-of-many", WritesTheLastOfMany, traps=(14,)),
         RuntimePlant("leads-with-a-hung-disk", LeadsWithHungDisk, traps=(31,), weather=a_disk_hangs),
+        RuntimePlant("lifted-by-what-is-appended", LiftedByWhatIsAppended, weather=policies_are_missed),
+        RuntimePlant("policy-for-those-who-ask", PolicyForThoseWhoAsk, weather=policies_are_missed),
+        RuntimePlant("degrades-alone", DegradesAlone, weather=policies_are_missed),
     )
 }
 """By name, as `--runtime --plant` takes it."""

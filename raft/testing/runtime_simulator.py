@@ -19,6 +19,7 @@ from raft.core.raft import Raft
 from raft.core.types import NodeId
 from raft.runtime.members import initial_membership
 from raft.runtime.node import Node
+from raft.testing.acks import AckOperator
 from raft.testing.clients import Client
 from raft.testing.configurations import ConfigurationTrace
 from raft.testing.faults import repeat
@@ -26,6 +27,7 @@ from raft.testing.node import SimNode
 from raft.testing.oracle import Operation
 from raft.testing.parts import STOPS
 from raft.testing.profile import Profile, draw_profile
+from raft.testing.runtime_acks import RuntimeAckOperator
 from raft.testing.runtime_node import RuntimeSimNode, initial_members
 from raft.testing.runtime_operator import RuntimeOperator
 from raft.testing.simulator import CALM_STEPS_MAX, STEPS, Result, Simulation
@@ -98,8 +100,8 @@ class RuntimeSimulation(Simulation):
         self._made.append(node)
         return node
 
-    def _make_ack_operator(self) -> None:
-        """Nobody sets a policy here yet."""
+    def _make_ack_operator(self) -> AckOperator | None:
+        return RuntimeAckOperator(self, self.seed) if self.profile.acks.change_ticks else None
 
     def _make_client(self, number: int) -> Client:
         return RuntimeClient(self, number)

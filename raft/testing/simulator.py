@@ -207,9 +207,10 @@ class Simulation:
         halfway = begin + LIVENESS_ELECTIONS_MAX * timeout // 2
         last_end = self._last_end()
         while self.clock.now < deadline:
-            if self.clock.now >= halfway:
+            calm_events = self.counts["events"] - self._events_before_calm
+            if self.clock.now >= halfway or calm_events >= self.calm_steps_max // 5:
                 # Where logs are cut as fast as they grow, who is behind gets one snapshot after the other as
-                # long as all these write.
+                # long as all these write; and who is slow gets ever further behind.
                 self._stop_clients()
             pause_until = self.clock.now + timeout
             while self.clock.now < pause_until:

@@ -82,11 +82,12 @@ class Twin:
         )
         detailed = [i for i, _ in change.details]
         learners = [i for i, p in after.items() if p is Place.LEARNER]
-        return (
+        return bool(
             changes_nothing
             or any(self.places.get(i) is after[i] for i in change.voters | change.learners)
             or any(self.places.get(i) is Place.GONE for i in named)
             or any(i not in self.places for i in change.removes)
+            or (self.details and not {i for i in named if i not in self.places} <= set(detailed))
             or Place.VOTER not in after.values()
             or len(learners) > max(learners_max, len(self.of(Place.LEARNER)))
             or len(detailed) != len(set(detailed))
@@ -206,6 +207,20 @@ def test_the_voters_change_jointly_and_nothing_else_does() -> None:
             if new.is_joint:
                 check_step(new, final)
     assert count > 1000
+
+
+def test_nobody_becomes_a_member_without_an_address() -> None:
+    """A promotion of a learner that the leader does not know: the entry that added it was cut off from the
+    log of whoever is asked to promote it. (Seeds 560, 648 with real nodes: nobody reached it.)"""
+    current = Membership(ids(1, 2, 3), details=((1, b"a"), (2, b"b"), (3, b"c")))
+    for change in (adds(4), adds_learners(4), replace(adds(4), details=((2, b"x"),))):
+        with pytest.raises(ChangeRefused) as refused:
+            changed(current, change, 1)
+        assert (refused.value.refusal, refused.value.node_id) == (ChangeRefusal.UNKNOWN_MEMBER, 4)
+    known = changed(current, replace(adds_learners(4), details=((4, b"d"),)), 1)
+    assert changed(known, adds(4), 1).details_of(4) == b"d"
+    # Whose members have no addresses reaches them in other ways.
+    assert 4 in changed(Membership(ids(1, 2, 3)), adds(4), 1).members
 
 
 def test_what_is_refused_and_why() -> None:

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from raft.runtime.log_watch import LogStalled
 from raft.testing.calm import Remains, draw_remains
 from raft.testing.clock import TICK
 from raft.testing.parts import PARTS, left_out
 from raft.testing.profile import CoreSettings, Profile
+from raft.testing.runtime_node import RuntimeSimNode
 from raft.testing.runtime_simulator import RuntimeSimulation, runtime_profile
 from raft.testing.simulator import Result, Simulation
 from raft.testing.snapshots import STALL_TICKS
@@ -100,6 +102,41 @@ def test_a_slow_disk_is_waited_for_as_long_as_it_advances() -> None:
         patch.setattr("raft.testing.simulator.draw_remains", lambda *_: Remains({3: "slow"}))
         result = simulation.run()
     assert (result.violation, result.detail) == ("", "")
+
+
+def test_a_process_that_ends_since_its_disk_hangs_for_ever_was_expected_to() -> None:
+    """Seeds 179, 481 with real nodes: no disk had been slow before."""
+    simulation = RuntimeSimulation(1, steps=10, profile=profile_of(1))
+    node = simulation.nodes[1]
+    assert isinstance(node, RuntimeSimNode)
+    assert not node._is_expected(LogStalled("/node", 20.0))
+    simulation.counts["calm_but_stalled"] += 1
+    assert node._is_expected(LogStalled("/node", 20.0))
+
+
+def test_who_is_slower_than_the_load_catches_up_when_that_is_over() -> None:
+    """Seed 7625: election timeouts were so long that clients went on until the last step."""
+    profile = profile_of(1, voters=3)
+    core = replace(profile.core, append_bytes_max=1, inflight_messages_max=1, election_timeout_ticks=30)
+    profile = replace(profile, core=core, write_delay_max=100, clients=8, think_ticks_max=0.1)
+    simulation = Simulation(1, steps=1200, profile=profile)
+    simulation.network.cut([link for one in (1, 2) for link in ((one, 3), (3, one))])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raft.testing.simulator.draw_remains", lambda *_: Remains({3: "slow"}))
+        result = simulation.run()
+    assert (result.violation, result.detail) == ("", "")
+
+
+def test_who_is_paused_for_ever_is_woken_by_no_earlier_pause() -> None:
+    """Seed 8930: it led again, for as long as it took to blame it."""
+    profile = replace(profile_of(1, voters=3), pause_ticks=3.0, pause_length_ticks=30.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raft.testing.simulator.draw_remains", lambda *_: Remains({2: "paused"}))
+        for seed in range(5):
+            simulation = Simulation(seed, steps=600, profile=profile)
+            result = simulation.run()
+            assert result.counts["pauses"] and not result.violation
+            assert simulation.nodes[2].paused
 
 
 def test_a_snapshot_of_which_nothing_is_heard_is_given_up() -> None:

@@ -548,6 +548,18 @@ def test_the_last_state_that_others_need_is_not_lost() -> None:
     assert not cluster.may_lose_state(2)
 
 
+def test_a_state_that_a_recovering_member_has_is_none_to_count_on() -> None:
+    """Seeds 6185, 6347: its next start found the state ahead of its log, and then nobody had one."""
+    cluster = snapshot_cluster()
+    for node_id in (1, 2):
+        cluster.state_flushed(node_id, 4)
+        cluster.compaction_asked(node_id, 3)
+        cluster.compaction_durable(node_id, 4)
+    assert cluster.may_lose_state(1)
+    cluster.data_lost(2)
+    assert not cluster.may_lose_state(1)
+
+
 def test_nobody_is_removed_whose_state_is_needed() -> None:
     cluster = snapshot_cluster()
     for node_id in (1, 2):

@@ -41,6 +41,9 @@ SEEDS_MAX = {
     "mark-before-state": 30,
     "writes-the-last-of-many": 20,
     "leads-with-a-hung-disk": 10,
+    "lifted-by-what-is-appended": 60,
+    "policy-for-those-who-ask": 20,
+    "degrades-alone": 60,
 }
 
 CORE_SEEDS_MAX = {"vote-not-durable": 5, "heartbeat-tells-raw-commit": 40}
