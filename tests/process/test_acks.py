@@ -7,6 +7,7 @@ members say, never by the clock.
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -133,6 +134,44 @@ async def test_a_policy_that_degrades_is_seen_to(make_cluster: MakeCluster) -> N
         await cluster.wait_healthy()
         await acks.wait_state([first, leader, second], ack_pb2.SYNC)
         assert (await acks.wait_ok(second, b"f")).met == "yes"
+
+
+async def test_a_follower_that_comes_and_goes_does_not_make_the_state_flap(make_cluster: MakeCluster) -> None:
+    """A4. It is back for less than the hold time, again and again."""
+    cluster = make_cluster()
+    leader = await start(cluster, labels=("x=1",) * 3)
+    _, flapping = others(cluster, leader)
+    hold_s = 2.0
+    async with AckClient(cluster) as acks:
+        degrade = {
+            "on_timeout": ack_pb2.DEGRADE,
+            "wait_timeout_ms": 100,
+            "recover_hold_ms": int(hold_s * 1000),
+        }
+        assert (await acks.set(leader, replicas=2, **degrade)).is_ok
+        begin_s = time.monotonic()
+        before = (await acks.counters(leader))["state_changes_total"]
+        for round in range(12):
+            cluster.pause(flapping)
+
+            async def missed(key: bytes = b"%d" % round) -> bool:
+                return (await acks.put(leader, key)).met == "no"
+
+            await wait_until(missed, "a write is answered as not met")
+            cluster.resume(flapping)
+
+            async def there(key: bytes = b"%d again" % round) -> bool:
+                told = await acks.put(leader, key, x_ack_replicas="2")
+                return told.is_ok and told.trailers["quorumlog-acked"] == "2"
+
+            await wait_until(there, "it has a write again")
+        changes = (await acks.counters(leader))["state_changes_total"] - before
+        # However slow the machine is: a leader's time runs no faster than ours.
+        holds = (time.monotonic() - begin_s) / hold_s
+        assert 1 <= changes <= 2 * holds + 3
+        await acks.wait_state(range(3), ack_pb2.SYNC)
+        assert (await acks.wait_ok(leader, b"end")).met == "yes"
+        await acks.equal(range(3))
 
 
 async def test_nobody_sees_what_waits_before_it_is_applied(make_cluster: MakeCluster) -> None:
