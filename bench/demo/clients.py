@@ -157,13 +157,18 @@ def _told(operation: Operation, trailers: Mapping[str, str]) -> tuple[str, Outco
     if operation.outcome == "ok":
         is_met = not isinstance(operation.request, Put) or trailers.get(MET_TRAILER, "yes") == "yes"
         return "", "acknowledged" if is_met else "degraded"
-    words, _, applied = operation.error.rpartition(" (applied: ")
-    if applied == "yes)":
+    words = operation.error.rpartition(" (applied: ")[0]
+    if is_told_applied(operation):
         # Each has a revision of its own, and all the same is to be said of them.
         return re.sub(r"revision \d+", "revision ...", words), "unmet"
     if UNREACHED in words:
         return "nobody listens there: no connection", "unreached"
     return words, "refused" if operation.outcome == "fail" else "unknown"
+
+
+def is_told_applied(operation: Operation) -> bool:
+    """Whether the answer was an error that says that the write is done."""
+    return operation.error.endswith(" (applied: yes)")
 
 
 def counts(answers: Sequence[Answer], node: str) -> dict[tuple[Kind, Outcome], int]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import grpc.aio
 
-from bench.demo.clients import KEYS, Clients
+from bench.demo.clients import KEYS, Clients, is_told_applied
 from bench.demo.record import Absence, Cut, Moment, Recording, Section, Table
 from bench.demo.screen import Screen
 from kvstore.checking.history import Put, Range
@@ -209,18 +209,33 @@ async def _check_history(stage: Stage) -> bool:
         )
     except Undecided as error:
         violations = [Violation("undecided", str(error))]
+    found = {value for changed in records.values() for value in changed.values()}
+    open_writes = [
+        (one, one.request.value in found)
+        for one in history.operations
+        if isinstance(one.request, Put) and one.outcome == "info"
+    ]
+    unmet = [is_there for one, is_there in open_writes if is_told_applied(one)]
+    unknown = [is_there for one, is_there in open_writes if not is_told_applied(one)]
+    if not all(unmet):
+        violations.append(Violation("told-and-missing", "a write that was said to be committed is not there"))
     is_right = not violations
-    writes = [one for one in history.operations if isinstance(one.request, Put)]
-    unknown = [one for one in writes if one.outcome == "info"]
-    written = sum(len(changed) > 0 for changed in records.values())
     told: tuple[str, ...] = (
         f"{len(history.operations):,} calls on {KEYS} keys were written down with the times of call and "
         "answer, and checked afterwards: there is one order of all of them, which respects those times, in "
         "which every answer is the right one (linearizable). No acknowledged write is missing, and none "
         "appears that nobody made or that was refused.",
-        f"Writes whose outcome was unknown to their clients: {len(unknown):,}. Of these {written:,} had "
-        "happened after all. Unknown is the honest answer there: neither yes nor no could be promised.",
     )
+    if unmet:
+        told += (
+            f"Writes that were said to be committed with the policy unmet: {len(unmet):,}. All are there.",
+        )
+    if unknown:
+        told += (
+            f"Writes whose outcome was unknown to their clients: {len(unknown):,}. Of these {sum(unknown):,} "
+            "had happened after all. Unknown is the honest answer there: neither yes nor no could be "
+            "promised.",
+        )
     if violations:
         told = tuple(str(violation) for violation in violations[:VIOLATIONS_SHOWN])
     words = "the history is linearizable, nothing that was acknowledged is lost"
