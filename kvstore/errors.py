@@ -196,6 +196,7 @@ ACKS_MISSING = _unavailable(
     "too few members acknowledge, and the ack policy lets in nothing new until they do"
 )
 ACKS_IMPOSSIBLE = _precondition("the ack policy asks for more members, or other labels, than there are")
+ACKS_CHANGED = _unavailable("somebody else has changed the ack policy at the same time")
 LEADER_ACK_DENIED = _precondition("x-ack: leader is not allowed here; see serve --unsafe-allow-leader-ack")
 INVALID_COMMAND = _invalid("the log holds a command that this version does not understand")
 INTERNAL = Fault(Code.INTERNAL, "etcdserver: internal error, see the log of this member")
@@ -218,6 +219,7 @@ REFUSED_CHANGES: Final[dict[ChangeRefusal, Fault]] = {
     ChangeRefusal.QUORUM_AT_RISK: UNHEALTHY,
     ChangeRefusal.MALFORMED: MEMBER_BAD_URLS,
     ChangeRefusal.ACKS_IMPOSSIBLE: ACKS_IMPOSSIBLE,
+    ChangeRefusal.ACKS_CHANGED: ACKS_CHANGED,
 }
 """What a change of the membership is refused with. The rest passes with time: "request timed out"."""
 

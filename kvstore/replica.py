@@ -143,7 +143,9 @@ class Replica(Protocol):
         self, old_id: int, node_id: int, peer_urls: tuple[str, ...], *, is_strict: bool, timeout_s: float
     ) -> None: ...
 
-    async def set_ack_policy(self, policy: AckPolicy, *, timeout_s: float) -> None: ...
+    async def set_ack_policy(
+        self, policy: AckPolicy, *, before: AckPolicy | None, timeout_s: float
+    ) -> None: ...
 
     async def set_labels(self, node_id: int, labels: Mapping[str, str], *, timeout_s: float) -> None:
         """Replace the labels of a member."""

@@ -11,11 +11,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import fields
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from kvstore.api.ack_metadata import check_no_wish
 from kvstore.api.call import ApiContext, Call, Method
-from kvstore.errors import MEMBER_NOT_FOUND, ApiError, Code, from_raft
+from kvstore.errors import ACKS_CHANGED, MEMBER_NOT_FOUND, ApiError, Code, from_raft
 from kvstore.pb import ack_pb2 as pb
 from raft import (
     LABELS_MAX,
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+ATTEMPTS_MAX: Final = 5
+"""To change a part of the policy while others change it, too."""
 PUBLISH_PAUSE_S: Final = 0.5
 """Between two attempts to have the own labels committed."""
 REFUSED_PAUSE_S: Final = 10.0
@@ -100,18 +103,26 @@ class AckService:
         return response
 
     async def set(self, request: pb.AckSetRequest, call: Call) -> pb.AckSetResponse:
-        """Change what is given. Of two that do so at once at different members the later one may set back
-        what the other has just set: each proposes the whole."""
+        """Change what is given, and leave the rest as it is, also if somebody else changes that at once."""
         context = self._context
         context.admit(call)
         check_no_wish(call)
-        await context.read_barrier(call)
         replica = context.replica
-        try:
-            policy = _changed(replica.acks.settings.policy, request.settings)
-        except ValueError as error:
-            raise _invalid(error) from None
-        await self._make(call, policy.requirement, lambda s: replica.set_ack_policy(policy, timeout_s=s))
+        for attempt in range(ATTEMPTS_MAX):
+            await context.read_barrier(call)
+            before = replica.acks.settings.policy
+            try:
+                policy = _changed(before, request.settings)
+            except ValueError as error:
+                raise _invalid(error) from None
+            change = partial(replica.set_ack_policy, policy, before=before)
+            try:
+                await self._make(call, policy.requirement, change)
+            except ApiError as error:
+                if error.message != ACKS_CHANGED.message or attempt == ATTEMPTS_MAX - 1:
+                    raise
+            else:
+                break
         settings = replica.acks.settings
         response = pb.AckSetResponse(settings=_settings_message(settings.policy), state=_state(settings))
         context.fill_header(response.header)
@@ -129,7 +140,7 @@ class AckService:
         replica = context.replica
         if request.ID not in replica.members:
             raise MEMBER_NOT_FOUND.error()
-        await self._make(call, None, lambda s: replica.set_labels(request.ID, dict(labels), timeout_s=s))
+        await self._make(call, None, partial(replica.set_labels, request.ID, dict(labels)))
         response = pb.AckSetLabelsResponse()
         context.fill_header(response.header)
         return response
@@ -150,12 +161,12 @@ class AckService:
         return response
 
     async def _make(
-        self, call: Call, wanted: AckRequirement | None, change: Callable[[float], Awaitable[None]]
+        self, call: Call, wanted: AckRequirement | None, change: Callable[..., Awaitable[None]]
     ) -> None:
         """Make a change. `wanted`: what is to be required by it, if that is what changes. Raises ApiError."""
         context = self._context
         try:
-            await change(context.timeout_s(call))
+            await change(timeout_s=context.timeout_s(call))
         except ChangeRefused as error:
             if error.refusal is ChangeRefusal.NOTHING_TO_DO:
                 return

@@ -25,14 +25,14 @@ from raft.core.types import NO_NODE, Labels, Membership, MembershipChange, NodeI
 def changed(current: Membership, change: MembershipChange, learners_max: int) -> Membership:
     """Return the configuration to be appended for `change`. Raises ChangeRefused."""
     if change.leaves:
-        if _changes_members(change) or change.ack is not None:
+        if _changes_members(change) or change.ack is not None or change.ack_before is not None:
             raise ChangeRefused(ChangeRefusal.MALFORMED)
         if not current.is_joint:
             raise ChangeRefused(ChangeRefusal.NOT_JOINT)
         return left(current)
     if current.is_joint:
         raise ChangeRefused(ChangeRefusal.PENDING)
-    if change.ack is not None:
+    if change.ack is not None or change.ack_before is not None:
         return _with_policy(current, change)
     _check_names(current, change)
     voters = (current.voters | change.voters) - change.removes - change.learners
@@ -102,7 +102,10 @@ def _with_policy(current: Membership, change: MembershipChange) -> Membership:
         raise ChangeRefused(ChangeRefusal.ACKS_IMPOSSIBLE)
     new = replace(current, ack=AckSettings(change.ack))
     if new == current:
+        # Also if it was this very change, asked for twice since its answer was lost.
         raise ChangeRefused(ChangeRefusal.NOTHING_TO_DO)
+    if change.ack_before is not None and change.ack_before != current.ack.policy:
+        raise ChangeRefused(ChangeRefusal.ACKS_CHANGED)
     return new
 
 

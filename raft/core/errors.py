@@ -51,6 +51,8 @@ class ChangeRefusal(IntEnum):
     """It names a member twice, or too much data."""
     ACKS_IMPOSSIBLE = 15
     """There are not the members that the ack policy asks for, or there would not be."""
+    ACKS_CHANGED = 16
+    """The ack policy is not the one that the change was made of."""
 
 
 class RaftError(Exception):
@@ -135,6 +137,7 @@ _REFUSALS = {
     ChangeRefusal.NOTHING_TO_DO: "it is like that already",
     ChangeRefusal.MALFORMED: "the change contradicts itself, or is too large",
     ChangeRefusal.ACKS_IMPOSSIBLE: "the ack policy asks for more members, or other labels, than there are",
+    ChangeRefusal.ACKS_CHANGED: "somebody else has changed the ack policy; look at it, and try again",
 }
 
 _PASSING_REFUSALS = frozenset(
@@ -145,6 +148,7 @@ _PASSING_REFUSALS = frozenset(
         ChangeRefusal.LEARNER_BEHIND,
         ChangeRefusal.QUORUM_AT_RISK,
         ChangeRefusal.TRANSFERRING,
+        ChangeRefusal.ACKS_CHANGED,
     }
 )
 

@@ -157,6 +157,9 @@ class MembershipChange:
     """All labels of these members from now on; none if empty. Changes no quorum."""
     ack: AckPolicy | None = None
     """The ack policy from now on; its state begins as SYNC. None: as it is. Set, it stands alone."""
+    ack_before: AckPolicy | None = None
+    """With `ack`: what that was made of. Refused as ACKS_CHANGED where the policy is another one by then, so
+    that of two who change a part of it at once neither sets back what the other has set."""
     auto_leave: bool = True
     """The joint configuration, if there is one, ends by itself as soon as it is committed."""
     leaves: bool = False

@@ -298,7 +298,7 @@ class ChangeRequest(_message.Message):
     def __init__(self, ticket: _Optional[int] = ..., run_id: _Optional[int] = ..., change: _Optional[_Union[MembershipChange, _Mapping]] = ...) -> None: ...
 
 class MembershipChange(_message.Message):
-    __slots__ = ("voters", "learners", "removes", "details", "auto_leave", "leaves", "is_strict", "labels", "ack_policy")
+    __slots__ = ("voters", "learners", "removes", "details", "auto_leave", "leaves", "is_strict", "labels", "ack_policy", "ack_policy_before")
     VOTERS_FIELD_NUMBER: _ClassVar[int]
     LEARNERS_FIELD_NUMBER: _ClassVar[int]
     REMOVES_FIELD_NUMBER: _ClassVar[int]
@@ -308,6 +308,7 @@ class MembershipChange(_message.Message):
     IS_STRICT_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     ACK_POLICY_FIELD_NUMBER: _ClassVar[int]
+    ACK_POLICY_BEFORE_FIELD_NUMBER: _ClassVar[int]
     voters: _containers.RepeatedScalarFieldContainer[int]
     learners: _containers.RepeatedScalarFieldContainer[int]
     removes: _containers.RepeatedScalarFieldContainer[int]
@@ -317,7 +318,8 @@ class MembershipChange(_message.Message):
     is_strict: bool
     labels: _containers.RepeatedCompositeFieldContainer[MemberLabels]
     ack_policy: bytes
-    def __init__(self, voters: _Optional[_Iterable[int]] = ..., learners: _Optional[_Iterable[int]] = ..., removes: _Optional[_Iterable[int]] = ..., details: _Optional[_Iterable[_Union[MemberDetails, _Mapping]]] = ..., auto_leave: _Optional[bool] = ..., leaves: _Optional[bool] = ..., is_strict: _Optional[bool] = ..., labels: _Optional[_Iterable[_Union[MemberLabels, _Mapping]]] = ..., ack_policy: _Optional[bytes] = ...) -> None: ...
+    ack_policy_before: bytes
+    def __init__(self, voters: _Optional[_Iterable[int]] = ..., learners: _Optional[_Iterable[int]] = ..., removes: _Optional[_Iterable[int]] = ..., details: _Optional[_Iterable[_Union[MemberDetails, _Mapping]]] = ..., auto_leave: _Optional[bool] = ..., leaves: _Optional[bool] = ..., is_strict: _Optional[bool] = ..., labels: _Optional[_Iterable[_Union[MemberLabels, _Mapping]]] = ..., ack_policy: _Optional[bytes] = ..., ack_policy_before: _Optional[bytes] = ...) -> None: ...
 
 class MemberLabels(_message.Message):
     __slots__ = ("node_id", "labels")

@@ -60,10 +60,13 @@ class AckOperations(MemberOperations):
             self._checked(command), checked_timeout(timeout_s), _NO_WISH if ack is None else ack
         )
 
-    async def set_ack_policy(self, policy: AckPolicy, *, timeout_s: float) -> None:
+    async def set_ack_policy(
+        self, policy: AckPolicy, *, before: AckPolicy | None = None, timeout_s: float
+    ) -> None:
         """Let the cluster ask for this above the majority from now on. Any member can be asked. Raises as
-        changes of the members do; refused as ACKS_IMPOSSIBLE if the members could not give it."""
-        await self._change(MembershipChange(ack=policy), timeout_s)
+        changes of the members do; refused as ACKS_IMPOSSIBLE if the members could not give it, and as
+        ACKS_CHANGED if `before` is given and is not the policy by then."""
+        await self._change(MembershipChange(ack=policy, ack_before=before), timeout_s)
 
     @property
     def is_ack_policy_on(self) -> bool:

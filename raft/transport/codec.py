@@ -212,6 +212,7 @@ def _change_request(message: m.ChangeRequest, _: BlockCache) -> pb.ChangeRequest
             for node_id, labels in change.labels
         ],
         ack_policy=None if change.ack is None else encode_policy(change.ack),
+        ack_policy_before=None if change.ack_before is None else encode_policy(change.ack_before),
     )
     return pb.ChangeRequest(ticket=message.ticket, run_id=message.run_id, change=body)
 
@@ -430,6 +431,7 @@ def _decode_change_request(e: pb.PeerMessage, body: pb.ChangeRequest) -> m.Chang
         is_strict=named.is_strict,
         labels=tuple([(one.node_id, decode_labels(one.labels)) for one in named.labels]),
         ack=decode_policy(named.ack_policy) if named.HasField("ack_policy") else None,
+        ack_before=decode_policy(named.ack_policy_before) if named.HasField("ack_policy_before") else None,
     )
     check_change(change)
     return m.ChangeRequest(e.sender, e.to, e.term, body.ticket, body.run_id, change)

@@ -355,6 +355,19 @@ def test_a_policy_stands_alone_in_its_change_and_begins_in_sync() -> None:
         assert refusal(LABELLED, change) is ChangeRefusal.MALFORMED, field
 
 
+def test_a_policy_that_was_made_of_another_one_than_there_is_is_refused() -> None:
+    more = replace(DR, wait_timeout_ms=77)
+    current = changed(LABELLED, MembershipChange(ack=DR, ack_before=AckPolicy()), 1)
+    assert refusal(current, MembershipChange(ack=more, ack_before=AckPolicy())) is ChangeRefusal.ACKS_CHANGED
+    assert changed(current, MembershipChange(ack=more, ack_before=DR), 1).ack.policy == more
+    assert changed(current, MembershipChange(ack=more), 1).ack.policy == more
+    # Asked for again, since the answer was lost: it is as it should be.
+    again = MembershipChange(ack=DR, ack_before=AckPolicy())
+    assert refusal(current, again) is ChangeRefusal.NOTHING_TO_DO
+    for change in (MembershipChange(ack_before=DR), MembershipChange(ack_before=DR, leaves=True)):
+        assert refusal(current, change) is ChangeRefusal.MALFORMED
+
+
 def test_a_policy_that_nobody_could_meet_is_refused_also_by_force() -> None:
     """Matrix A9."""
     for requirement in (

@@ -20,6 +20,8 @@ from raft import (
     AckState,
     AckStats,
     AckView,
+    ChangeRefusal,
+    ChangeRefused,
     Command,
     LeaderAck,
     PolicyUnmet,
@@ -158,8 +160,10 @@ class LocalReplica:
             raise self.failure
         return self.fates.get((term, index), WriteFate.UNKNOWN)
 
-    async def set_ack_policy(self, policy: AckPolicy, *, timeout_s: float) -> None:
+    async def set_ack_policy(self, policy: AckPolicy, *, before: AckPolicy | None, timeout_s: float) -> None:
         await self._change("ack", policy)
+        if before is not None and before != self.acks.settings.policy:
+            raise ChangeRefused(ChangeRefusal.ACKS_CHANGED)
         membership = replace(self.acks.membership, ack=AckSettings(policy))
         self.acks = self.acks._replace(membership=membership)
 

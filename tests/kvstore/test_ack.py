@@ -346,6 +346,30 @@ def test_more_than_there_are_is_refused_with_what_there_is(server: LocalServer, 
     assert "zone=moon:1" in message and message.endswith("(their labels are zone=a, zone=b)"), message
 
 
+def test_of_two_who_change_a_part_each_neither_is_lost(server: LocalServer, client: Client) -> None:
+    replica = server.replica
+    set_policy(server, AckPolicy(ONE), 2, 3)
+    ask = replica._change
+    others = [replace(AckPolicy(ONE), wait_timeout_ms=ms) for ms in (111, 222)]
+
+    async def somebody_was_first(*what: Any) -> None:
+        if others:
+            settings = AckSettings(others.pop(0))
+            replica.acks = replica.acks._replace(membership=replace(replica.acks.membership, ack=settings))
+        await ask(*what)
+
+    replica._change = somebody_was_first  # type: ignore[method-assign]
+    request = ack_pb2.AckSetRequest(settings=ack_pb2.AckSettings(replicas=2))
+    answer = client.call("/quorumlogpb.Ack/Set", request)
+    assert (answer.settings.replicas, answer.settings.wait_timeout_ms) == (2, 222)
+    assert len(replica.changes) == 3
+    # Not for ever.
+    others += [replace(AckPolicy(ONE), wait_timeout_ms=ms) for ms in range(1, 99)]
+    answer = client.call("/quorumlogpb.Ack/Set", request)
+    assert answer.code is grpc.StatusCode.UNAVAILABLE and "at the same time" in answer.message
+    assert answer.trailers["quorumlog-applied"] == "no"
+
+
 def test_the_same_settings_again_are_no_error(server: LocalServer, client: Client) -> None:
     server.replica.refusals = [ChangeRefused(ChangeRefusal.NOTHING_TO_DO)]
     answer = client.call("/quorumlogpb.Ack/Set", ack_pb2.AckSetRequest())

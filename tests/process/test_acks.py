@@ -103,6 +103,23 @@ async def test_a_policy_that_fails_says_so_with_the_write_done(make_cluster: Mak
         await wait_labels(acks, leader, {("rack", "7")})
 
 
+async def test_parts_of_the_policy_that_are_set_at_once_are_all_set(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster()
+    await start(cluster, labels=("x=1",) * 3)
+    async with AckClient(cluster) as acks:
+        for round in range(1, 6):
+            told = await asyncio.gather(
+                acks.set(0, replicas=1 + round % 2),
+                acks.set(1, wait_timeout_ms=1000 + round),
+                acks.set(2, recover_hold_ms=2000 + round),
+            )
+            assert all(one.is_ok for one in told), told
+            assert (await acks.put(0, b"a")).is_ok  # now all have it applied here
+            settings = (await acks.status(0)).settings
+            found = settings.replicas, settings.wait_timeout_ms, settings.recover_hold_ms
+            assert found == (1 + round % 2, 1000 + round, 2000 + round)
+
+
 async def test_a_policy_that_degrades_is_seen_to(make_cluster: MakeCluster) -> None:
     """A2, A3, and A5 while degraded."""
     cluster = make_cluster()
@@ -185,7 +202,7 @@ async def test_nobody_sees_what_waits_before_it_is_applied(make_cluster: MakeClu
         ).is_ok
         assert (await acks.put(leader, b"before")).met == "yes"
         cluster.pause(missing)
-        waiting = asyncio.ensure_future(acks.put(leader, b"k", timeout_s=10.0))
+        waiting = asyncio.ensure_future(acks.put(leader, b"k"))
 
         async def has_it() -> bool:
             status = await acks.status(leader)

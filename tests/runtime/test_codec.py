@@ -62,6 +62,7 @@ CHANGES = st.builds(
     is_strict=st.booleans(),
     labels=st.lists(st.tuples(IDS, labels_of_one()), max_size=3).map(tuple),
     ack=st.none() | policies(),
+    ack_before=st.none() | policies(),
 )
 
 MEMBER_ACKS = st.builds(m.MemberAcks, IDS, NUMBERS, NUMBERS, st.booleans())
