@@ -305,6 +305,8 @@ class Driver:
 
     def on_greeted(self, node_id: NodeId, incarnation: int) -> None:
         self.group.greeted(node_id, incarnation)
+        if self.snapshots is not None:
+            self.snapshots.greeted(node_id)
 
     def describe_cluster(self) -> ClusterDescription | None:
         return None if self._stopped else self.group.described()

@@ -2,7 +2,7 @@
 
     wanted -> attempt -> ended: the core is told, and probes the member
               |    ^
-              v    |  after a pause
+              v    |  after a pause, or when one comes back who was not there
               broken: the state is held for a while, and the next attempt goes on behind the last piece
                       that the other side has
 
@@ -108,6 +108,8 @@ class SnapshotSender:
         self._held: dict[NodeId, _Held] = {}
         self._arrived: dict[NodeId, tuple[LogIndex, asyncio.TimerHandle]] = {}
         """Of each state that is there: its index, and what ends the time in which the log behind it stays."""
+        self._absent: dict[NodeId, asyncio.Event] = {}
+        """Who was not there at the last attempt, and is waited for."""
         self._failures: dict[NodeId, int] = {}
         """In a row."""
         self._last_failure: dict[NodeId, str] = {}
@@ -156,10 +158,30 @@ class SnapshotSender:
                 if outcome is not None and outcome is not Outcome.BUSY:
                     self._let_go(node_id)
                 self._let_go_later(node_id)
-                await asyncio.sleep(self._note_failure(node_id, text))
+                await self._pause(node_id, self._note_failure(node_id, text), until_greeted=held is None)
         finally:
             del self._tasks[node_id]
         self._ended(node_id, has_index)
+
+    async def _pause(self, node_id: NodeId, pause_s: float, *, until_greeted: bool) -> None:
+        """`until_greeted`: nothing was sent, since the member was not there, say."""
+        is_there = asyncio.Event()
+        if until_greeted:
+            self._absent[node_id] = is_there
+        try:
+            async with asyncio.timeout(pause_s):
+                await is_there.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._absent.pop(node_id, None)
+
+    def greeted(self, node_id: NodeId) -> None:
+        """A stream from or to `node_id` has come up: what waits for it need not wait on. (A member that was
+        down for minutes would get its state half a minute after its start.)"""
+        is_there = self._absent.get(node_id)
+        if is_there is not None:
+            is_there.set()
 
     async def _attempt(self, node_id: NodeId, index: LogIndex) -> tuple[Outcome | None, str]:
         """Return how it ended and why; None if the other side may have a part of it."""

@@ -104,6 +104,7 @@ class Snapshots:
         self.marked = self._installer.marked
         self.serve = self._receiver.serve
         self.want = self._sender.want
+        self.greeted = self._sender.greeted
 
     @property
     def is_lost(self) -> bool:

@@ -63,6 +63,7 @@ class Sender(SnapshotSender):
         )
         self.scripts = scripts
         self.pauses: list[float] = []
+        self.real_pause_s = 0.0
 
     @contextlib.asynccontextmanager
     async def open_pipe(self, node_id: int) -> AsyncIterator[Pipe]:
@@ -73,7 +74,7 @@ class Sender(SnapshotSender):
 
     def _note_failure(self, node_id: int, text: str) -> float:
         self.pauses.append(super()._note_failure(node_id, text))
-        return 0.0
+        return self.real_pause_s
 
     async def run(self) -> list[float]:
         while self.scripts:
@@ -104,3 +105,41 @@ async def test_what_was_refused_at_its_end_is_not_sent_again_and_again() -> None
 
 async def test_who_breaks_off_before_a_piece_has_left_gets_longer_pauses() -> None:
     assert await Sender([[], [], []]).run() == [1, 2, 4]
+
+
+async def paused(sender: Sender, attempts: int) -> None:
+    """Wait until so many attempts have failed, and the pause after the last has begun."""
+    for _ in range(100):
+        await asyncio.sleep(0 if len(sender.pauses) == attempts else 0.01)
+    assert len(sender.pauses) == attempts and sender._tasks
+
+
+async def test_who_was_not_there_gets_it_when_it_is_back() -> None:
+    sender = Sender([None, None, None])
+    sender.real_pause_s = 1000.0
+    sender.greeted(2)  # which was before, and says nothing
+    sender.want(2)
+    for attempt in (1, 2):
+        await paused(sender, attempt)
+        sender.greeted(3)
+        task = sender._tasks[2]
+        sender.greeted(2)
+        await task
+        sender.want(2)
+    await paused(sender, 3)
+    await sender.stop()
+    assert sender.pauses == [1, 2, 4]
+
+
+async def test_what_came_to_nothing_on_its_way_is_paused_for_also_if_its_receiver_starts_again() -> None:
+    """Else one that dies of each state that it is given would be given one after the other."""
+    sender = Sender([[ACCEPT], None])
+    sender.real_pause_s = 1000.0
+    sender.want(2)
+    await paused(sender, 1)
+    task = sender._tasks[2]
+    sender.greeted(2)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+    await sender.stop()
