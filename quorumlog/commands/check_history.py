@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quorumlog.commands.arguments import add_global_options, count, read_input
 from quorumlog.commands.exits import Exit, UsageError, complain
 from quorumlog.commands.output import Output
+from quorumlog.commands.output_file import is_in_directory, is_same_file, write_whole
 from quorumlog.commands.runner import print_locally, run
 
 if TYPE_CHECKING:
@@ -79,14 +80,19 @@ def add_arguments(subparsers: Any) -> None:
         "--steps-max",
         metavar="N",
         type=count,
-        default=0,
-        help="of that search, for each key; then: not decided",
+        help="end that search after so many steps on a key: not decided (1 or more; default: 3000000)",
     )
     parser.add_argument("--html", metavar="OUT", help="draw the history to this file, its faults marked")
     parser.set_defaults(run=run_check, command="check-history")
 
 
 def run_check(args: argparse.Namespace) -> Exit:
+    if args.steps_max is not None and not args.wgl:
+        raise UsageError("--steps-max is a limit of the search: give --wgl as well")
+    if args.steps_max == 0:
+        raise UsageError("--steps-max 0 is no search: give 1 or more, or leave it out")
+    if args.html is not None:
+        _refuse_to_overwrite(args)
     with _Progress() as progress:
         history = _read_history(args.file, progress)
         evidence = _evidence(args, progress)
@@ -115,11 +121,28 @@ def _check(args: argparse.Namespace, history: History, evidence: Evidence, progr
             history,
             evidence,
             with_wgl=args.wgl,
-            steps_max=args.steps_max or STEPS_MAX,
+            steps_max=STEPS_MAX if args.steps_max is None else args.steps_max,
             progress=progress.tell,
         )
     except ValueError as error:
         raise UsageError(f"{args.file} is no history: {error}") from None
+
+
+# What is not to be overwritten
+
+
+def _refuse_to_overwrite(args: argparse.Namespace) -> None:
+    """Raise UsageError if the picture would take the place of what is checked. Before anything is read: a
+    history that was overwritten cannot be recorded again."""
+    if args.html == "-":
+        raise UsageError("--html needs a file: standard output has the verdict")
+    for path in (args.file, *args.final):
+        if is_same_file(args.html, 0 if path == "-" else path):
+            name = "standard input" if path == "-" else path
+            raise UsageError(f"--html {args.html} would overwrite {name}, which is to be checked")
+    for path in args.log:
+        if is_in_directory(args.html, path):
+            raise UsageError(f"--html {args.html} is in the data directory {path}: write it elsewhere")
 
 
 # What is read
@@ -263,9 +286,9 @@ def _draw(args: argparse.Namespace, report: Report) -> Exit:
     from kvstore.checking.history_picture import draw
 
     name = "from standard input" if args.file == "-" else os.path.basename(args.file)
+    page = draw(report, name).encode("utf-8", "backslashreplace")
     try:
-        with open(args.html, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(draw(report, name))
+        write_whole(args.html, page)
     except OSError as error:
         complain(f"quorumlog {args.command}", f"checked, but {args.html}: {error.strerror or error}")
         return Exit.AFTERWARDS

@@ -147,6 +147,63 @@ def test_a_file_that_is_no_state(content: str, told: str) -> None:
     assert told in str(raised.value)
 
 
+def test_the_picture_takes_the_place_of_nothing_that_is_checked(
+    scribe: Scribe, save: Save, tmp_path: Path
+) -> None:
+    path = save(scribe)
+    state = final(tmp_path / "final.json", [etcd_kv(A, HOSTILE, 2, 3, 2)])
+    (tmp_path / "n1" / "log").mkdir(parents=True)
+    entry = tmp_path / "n1" / "log" / "entries"
+    entry.write_text("entries")
+    for number, other in enumerate((path, state, str(entry))):
+        symlink, hard = tmp_path / f"symlink{number}", tmp_path / f"hard{number}"
+        symlink.symlink_to(other)
+        hard.hardlink_to(other)
+        before = Path(other).read_bytes()
+        for out in (other, str(symlink), str(hard)):
+            arguments = ("--final", state, "--log", str(tmp_path / "n1"), "--html", out)
+            told = ("would overwrite", other) if number < 2 else ("in the data directory",)
+            assert_one_line(quorumlog("check-history", path, *arguments), 2, *told)
+            assert Path(other).read_bytes() == before
+    inside = str(tmp_path / "n1" / "new.html")
+    refused = quorumlog("check-history", path, "--log", str(tmp_path / "n1"), "--html", inside)
+    assert_one_line(refused, 2, "in the data directory")
+    assert_one_line(quorumlog("check-history", path, "--html", "-"), 2, "--html needs a file")
+    assert not Path("-").exists()
+    # Before anything is read: that there is no history is not found.
+    missing = quorumlog("check-history", str(tmp_path / "none"), "--final", state, "--html", state)
+    assert_one_line(missing, 2, "would overwrite")
+
+
+def test_a_picture_is_there_as_a_whole_or_not_at_all(
+    scribe: Scribe, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, page, link = save(scribe), tmp_path / "page.html", tmp_path / "link.html"
+    link.symlink_to(page)
+    page.write_text("of yesterday")
+    page.chmod(0o640)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("quorumlog.commands.output_file.os.replace", fail)
+        assert main(["check-history", path, "--html", str(link)]) == 6
+    assert page.read_text() == "of yesterday"
+    assert {one.name for one in tmp_path.iterdir()} == {"history.jsonl", "page.html", "link.html"}
+    assert main(["check-history", path, "--html", str(link)]) == 0
+    assert link.is_symlink() and "Timeline" in page.read_text()
+    assert page.stat().st_mode & 0o777 == 0o640
+    assert main(["check-history", path, "--html", "/dev/null"]) == 0
+    assert Path("/dev/null").is_char_device()
+
+
+def test_the_limit_of_the_search_is_one(scribe: Scribe, save: Save) -> None:
+    path = save(scribe)
+    assert_one_line(quorumlog("check-history", path, "--steps-max", "9"), 2, "give --wgl as well")
+    assert_one_line(quorumlog("check-history", path, "--wgl", "--steps-max", "0"), 2, "give 1 or more")
+
+
 def test_what_cannot_be_read(scribe: Scribe, save: Save, tmp_path: Path) -> None:
     missing, bad = str(tmp_path / "missing"), tmp_path / "bad"
     bad.write_text('{"format":"quorumlog-history","version":1}\n{"type":"end"}\n')
