@@ -154,7 +154,7 @@ def _request(kind: Kind, process: int, number: int) -> Request:
 
 def _told(operation: Operation, trailers: Mapping[str, str]) -> tuple[str, Outcome]:
     """`trailers`: of the answer, if it was a write that was done."""
-    if operation.outcome == "ok":
+    if operation.outcome == "ok" and not is_told_applied(operation):
         is_met = not isinstance(operation.request, Put) or trailers.get(MET_TRAILER, "yes") == "yes"
         return "", "acknowledged" if is_met else "degraded"
     words = operation.error.rpartition(" (applied: ")[0]

@@ -210,10 +210,11 @@ async def _check_history(stage: Stage) -> bool:
     except Undecided as error:
         violations = [Violation("undecided", str(error))]
     found = {value for changed in records.values() for value in changed.values()}
+    # One that was told with its revision stands in the history as done: the check looks for it.
     open_writes = [
-        (one, one.request.value in found)
+        (one, one.outcome == "ok" or one.request.value in found)
         for one in history.operations
-        if isinstance(one.request, Put) and one.outcome == "info"
+        if isinstance(one.request, Put) and (one.outcome == "info" or is_told_applied(one))
     ]
     unmet = [is_there for one, is_there in open_writes if is_told_applied(one)]
     unknown = [is_there for one, is_there in open_writes if not is_told_applied(one)]

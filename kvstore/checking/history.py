@@ -6,6 +6,8 @@ Rules (etcd's robustness tests and Jepsen have the same):
 * A write that met an error is `info`: it may have been applied, may be applied later, or never. It is
   `fail` only if the server itself proved that nothing was done. Calling an unknown write failed would
   let a checker accept a store that loses or doubles writes.
+* A write that met an error which says that it is done, and at which revision, is `ok` if its answer is known
+  without being told: that of a put which does not ask for the value before. If not, it is `info`.
 * A read that met an error says nothing and is dropped.
 * Written values are unique, so that a value found in the store names the write that put it there.
 
@@ -118,6 +120,7 @@ class Operation:
     """header.revision of the reply."""
     result: Result | None = None
     error: str = ""
+    """What was said. Of an acknowledged write: it is done, but not as it was wanted."""
     gave_up_ns: int | None = None
     """When the caller of an unknown outcome stopped waiting. For pictures: it says nothing of the effect."""
 
@@ -206,6 +209,11 @@ def is_mutation(request: Request, result: Result) -> bool:
         branch = request.success if result.succeeded else request.failure
         return any(is_mutation(op, part) for op, part in zip(branch, result.results, strict=True))
     return False
+
+
+def is_answer_known(request: Request) -> bool:
+    """Return whether the answer to a write that was done is clear without being told."""
+    return isinstance(request, Put) and not request.prev_kv
 
 
 def written_values(requests: Iterable[Request]) -> set[bytes]:

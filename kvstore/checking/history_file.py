@@ -118,12 +118,14 @@ def _call_event(operation: Operation) -> dict[str, Any]:
 
 def _end_event(operation: Operation) -> dict[str, Any] | None:
     if operation.outcome == "ok" and operation.result is not None:
+        said = {"err": _clean(operation.error)} if operation.error else {}
         return {
             "type": "ok",
             "id": operation.id,
             "t": operation.return_ns,
             "revision": operation.revision,
             "resp": _result_shape(operation.result),
+            **said,
         }
     if operation.outcome == "fail":
         at_ns = operation.call_ns if operation.return_ns is None else operation.return_ns
@@ -336,7 +338,7 @@ class _Reader:
             operation.result = _result(operation.request, fields.object("resp"))
         else:
             operation.outcome = "fail" if kind == "fail" else "info"
-            operation.error = fields.text("err", "")
+        operation.error = fields.text("err", "")
 
 
 def _object_of(line: bytes) -> Fields:

@@ -72,7 +72,8 @@ def result_text(result: Result) -> str:
 def answer_text(operation: Operation) -> str:
     """Return what the client was told."""
     if operation.outcome == "ok" and operation.result is not None:
-        return f"revision {operation.revision}: {result_text(operation.result)}"
+        but = f", but: {shown(operation.error)}" if operation.error else ""
+        return f"revision {operation.revision}: {result_text(operation.result)}{but}"
     said = f": {shown(operation.error)}" if operation.error else ""
     return OUTCOMES[operation.outcome] + said
 

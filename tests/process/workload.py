@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from kvstore.checking.history import (
     Result,
     Txn,
     TxnResult,
+    is_answer_known,
     is_mutation,
 )
 from kvstore.checking.history_picture import draw
@@ -41,6 +43,9 @@ PAUSE_S = 0.004
 """Between two calls of one client: keeps a history at some thousands of calls, and a core for the members."""
 AFTER_ERROR_S = 0.05
 VIOLATIONS_SHOWN = 3
+
+_REVISION = re.compile(r"revision (\d+)\)$")
+"""At the end of what is said of a write that is committed, and not where the ack policy wants it."""
 
 
 class Workload:
@@ -103,7 +108,7 @@ class Workload:
         async def enough() -> bool:
             self._raise_failed()
             return more <= sum(
-                operation.outcome == "ok" and operation.call_ns >= now_ns and _is_write(operation)
+                _is_plain(operation) and operation.call_ns >= now_ns and _is_write(operation)
                 for operation in self.history.operations[start:]
             )
 
@@ -144,7 +149,7 @@ class Workload:
                     continue
                 request = self._make_request(rng, seen)
                 operation = await self._call(rpcs[member], member, process, request, seen)
-                if operation.outcome == "ok":
+                if _is_plain(operation):
                     await asyncio.sleep(PAUSE_S)
                     continue
                 at += self.moves_on
@@ -184,7 +189,7 @@ class Workload:
         )
         self.history.operations.append(operation)
         await perform(rpc, operation, self._timeout_s)
-        if operation.outcome == "ok" and _is_write(operation):
+        if _is_plain(operation) and _is_write(operation):
             self.acknowledged += 1
         _remember(seen, operation)
         return operation
@@ -195,18 +200,32 @@ async def perform(rpc: Rpc, operation: Operation, timeout_s: float) -> None:
     try:
         reply = await _send(rpc, operation.request, timeout_s)
     except grpc.aio.AioRpcError as error:
-        applied = dict(error.trailing_metadata() or ()).get("quorumlog-applied")
-        operation.error = f"{error.code().name}: {error.details()} (applied: {applied})"
-        if is_certainly_not_applied(error) or isinstance(operation.request, Range):
-            operation.outcome = "fail"
-            operation.return_ns = time.monotonic_ns()
-        else:
-            operation.gave_up_ns = time.monotonic_ns()
+        _note_error(operation, error)
         return
     operation.return_ns = time.monotonic_ns()
     operation.outcome = "ok"
     operation.revision = reply.header.revision
     operation.result = _result(reply)
+
+
+def _note_error(operation: Operation, error: grpc.aio.AioRpcError) -> None:
+    """Of a put that was said to be done, the outcome is `ok`, and the error is kept beside it."""
+    applied = dict(error.trailing_metadata() or ()).get("quorumlog-applied")
+    operation.error = f"{error.code().name}: {error.details()} (applied: {applied})"
+    told = _REVISION.search(error.details() or "") if applied == "yes" else None
+    if told is not None and is_answer_known(operation.request):
+        operation.outcome, operation.revision, operation.result = "ok", int(told[1]), PutResult()
+    elif is_certainly_not_applied(error) or isinstance(operation.request, Range):
+        operation.outcome = "fail"
+    else:
+        operation.gave_up_ns = time.monotonic_ns()
+        return
+    operation.return_ns = time.monotonic_ns()
+
+
+def _is_plain(operation: Operation) -> bool:
+    """Whether it was acknowledged as it was wanted."""
+    return operation.outcome == "ok" and not operation.error
 
 
 def _is_write(operation: Operation) -> bool:
