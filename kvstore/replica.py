@@ -84,11 +84,6 @@ class Replica(Protocol):
         ...
 
     @property
-    def is_ack_policy_on(self) -> bool:
-        """As cheap as `leader`."""
-        ...
-
-    @property
     def acks(self) -> AckView:
         """Who has what, as far as is known here, and the ack policy."""
         ...

@@ -222,16 +222,17 @@ async def publish_labels(context: ApiContext, labels: tuple[tuple[str, str], ...
 
     Run it as a task beside the server; it ends by itself, or by Stopping.
     """
-    replica = context.replica
+    replica, timeout_s = context.replica, context.settings.request_timeout_s
     while True:
-        own = replica.members.get(replica.node_id)
-        if own is not None and own.labels == labels:
-            return
         pause_s = PUBLISH_PAUSE_S
         try:
-            await replica.set_labels(
-                replica.node_id, dict(labels), timeout_s=context.settings.request_timeout_s
-            )
+            # The own log may be of before others changed the labels, while this member was down.
+            await replica.read_barrier(timeout_s=timeout_s)
+            own = replica.members.get(replica.node_id)
+            if own is not None and own.labels == labels:
+                return
+            await replica.set_labels(replica.node_id, dict(labels), timeout_s=timeout_s)
+            return
         except Stopping:
             raise
         except ChangeRefused as error:

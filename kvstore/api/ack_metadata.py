@@ -133,7 +133,8 @@ def policy_unmet(error: PolicyUnmet, revision: int) -> ApiError:
     if error.is_known:
         text = f"committed, ack policy unmet ({error.shortfall}, revision {revision})"
     else:
-        text = f"committed, ack policy unknown: the leader changed (revision {revision})"
+        why = "the leader changed, or this member stopped"
+        text = f"committed, ack policy unknown: {why} (revision {revision})"
     trailers = _trailers("no" if error.is_known else "unknown", error)
     return ApiError(Code.ABORTED, f"etcdserver: {text}", applied="yes", trailers=trailers)
 

@@ -158,8 +158,6 @@ class ApiContext:
         wish, replica = wish_of(call), self.replica
         command = encode_command(kind, data)
         try:
-            if wish is None and not replica.is_ack_policy_on:
-                return await replica.propose(command, timeout_s=self.timeout_s(call))
             if wish is not None and wish.is_leader:
                 check_leader_ack(request, is_allowed=self.settings.allows_leader_ack)
                 acked = await replica.propose_leader_acked(command, timeout_s=self.timeout_s(call))
@@ -174,7 +172,9 @@ class ApiContext:
             raise policy_unmet(error, revision_of(error.result)) from error
         except RaftError as error:
             raise from_raft(error, leader_known=bool(replica.leader)) from error
-        call.set_trailers(trailers_of(done))
+        if wish is not None or done.state is not None:
+            # By what the write met when it was applied: a policy may have come to be known since it came in.
+            call.set_trailers(trailers_of(done))
         return done.result
 
     async def read_barrier(self, call: Call) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvstore.api.ack_metadata import LEADER_ACKED
+from kvstore.api.ack_metadata import LEADER_ACKED, check_no_wish
 from kvstore.api.call import ApiContext, Call, Method, Reply
 from kvstore.checks import (
     check_delete_range,
@@ -51,6 +51,7 @@ class KvService:
     async def range(self, request: RangeRequest, call: Call) -> Reply:
         context = self._context
         context.admit(call, for_learners=request.serializable)
+        check_no_wish(call)
         check_range(request)
         if not request.serializable:
             await context.read_barrier(call)
@@ -115,6 +116,7 @@ class KvService:
         context.admit(call)
         check_txn(request, context.settings.max_txn_ops)
         if is_read_only(request):
+            check_no_wish(call)
             if not is_serializable(request):
                 await context.read_barrier(call)
             response = await context.store.txn(request)

@@ -68,7 +68,7 @@ class AppliedWithFault(ClientError):
 
 class PolicyUnmet(AppliedWithFault):
     """The write is committed, and has fewer acknowledgements than the ack policy, or its caller, wants; or
-    nobody knows how many, for the leader changed meanwhile."""
+    nobody knows how many, for the leader changed, or the asked member stopped, meanwhile."""
 
     def __init__(self, message: str, *, code: str, endpoint: str = "", ack: AckReport) -> None:
         super().__init__(message, code=code, endpoint=endpoint)

@@ -76,11 +76,21 @@ def trailers_of(answer: Any) -> dict[str, Any]:
     return {key: value for key, value in answer.items() if key.startswith("quorumlog-ack")}
 
 
-def test_without_a_policy_nothing_is_said_and_nothing_costs(server: LocalServer, client: Client) -> None:
+def test_without_a_policy_nothing_is_said(server: LocalServer, client: Client) -> None:
     for method, request in WRITES:
         _, trailers = client.call_with_trailers(method, request)
         assert trailers == {}, method
-    assert server.replica.ack_requests == []
+    assert server.replica.ack_requests == [None] * len(WRITES)
+
+
+def test_a_policy_that_was_not_known_yet_when_a_write_came_in_is_told_of(
+    server: LocalServer, client: Client
+) -> None:
+    server.replica.ack_outcome = AckedResult(None, 0, 3, False, 0, 1, AckState.DEGRADED)
+    server.replica.meets_policy_late = True
+    for method, request in WRITES:
+        _, trailers = client.call_with_trailers(method, request)
+        assert (trailers["quorumlog-ack-met"], trailers["quorumlog-ack-state"]) == ("no", "degraded"), method
 
 
 def test_under_a_policy_every_write_says_how_it_was_met(server: LocalServer, client: Client) -> None:
@@ -151,14 +161,17 @@ def test_what_is_not_understood_is_refused_before_anything_happens(
     assert not server.replica.proposed.is_set()
 
 
-def test_acknowledgements_cannot_be_asked_for_a_change_of_the_members(
-    server: LocalServer, client: Client
+@pytest.mark.parametrize("metadata", [(("x-ack-replicas", "1"),), (("x-ack-nonsense", "1"),)])
+def test_acknowledgements_cannot_be_asked_for_a_change_of_the_members_or_a_read(
+    server: LocalServer, client: Client, metadata: Any
 ) -> None:
-    metadata = (("x-ack-replicas", "1"),)
+    read = RequestOp(request_range=RangeRequest(key=b"k"))
     change = MemberUpdateRequest(ID=server.replica.node_id, peerURLs=["http://127.0.0.1:9"])
     for method, request in (
         ("Cluster/MemberUpdate", change),
         ("/quorumlogpb.Ack/Set", ack_pb2.AckSetRequest()),
+        ("KV/Range", RangeRequest(key=b"k")),
+        ("KV/Txn", TxnRequest(success=[read])),
     ):
         assert client.call(method, request, metadata=metadata).code is grpc.StatusCode.INVALID_ARGUMENT
     assert server.replica.changes == []
@@ -168,7 +181,11 @@ def test_acknowledgements_cannot_be_asked_for_a_change_of_the_members(
     ("is_known", "text", "met"),
     [
         (True, "committed, ack policy unmet (acked 1 of 2, revision {})", "no"),
-        (False, "committed, ack policy unknown: the leader changed (revision {})", "unknown"),
+        (
+            False,
+            "committed, ack policy unknown: the leader changed, or this member stopped (revision {})",
+            "unknown",
+        ),
     ],
 )
 def test_an_unmet_policy_says_that_the_write_is_there(
@@ -444,3 +461,22 @@ def test_own_labels_are_published_until_they_are_there(
     assert "change it first" in warning.message
     server.run(publish_labels(server.context, labels))
     assert len(replica.changes) == 3
+
+
+def test_own_labels_are_published_though_an_old_log_shows_them(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were changed while this member was down: a read barrier brings what it has missed."""
+    replica, labels = server.replica, (("zone", "a"),)
+    own = replica.members[replica.node_id]
+    replica.members = {replica.node_id: replace(own, labels=labels)}
+    barrier = replica.read_barrier
+
+    async def learning(*, timeout_s: float) -> None:
+        await barrier(timeout_s=timeout_s)
+        if not replica.changes:
+            replica.members = {replica.node_id: replace(own, labels=(("zone", "b"),))}
+
+    monkeypatch.setattr(replica, "read_barrier", learning)
+    server.run(publish_labels(server.context, labels))
+    assert replica.changes == [("labels", replica.node_id, labels)]

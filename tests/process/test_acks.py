@@ -249,7 +249,10 @@ async def test_a_change_of_the_leader_is_never_a_yes(make_cluster: MakeCluster) 
         cluster.kill(leader)
         told = await waiting
         assert (told.code, told.met, told.applied) == ("ABORTED", "unknown", "yes"), told
-        assert "committed, ack policy unknown: the leader changed (revision 2)" in told.text
+        assert (
+            "committed, ack policy unknown: the leader changed, or this member stopped (revision 2)"
+            in told.text
+        )
         assert await acks.get(asked, b"k") == b"v"
         cluster.resume(missing)
         cluster.start(leader)
