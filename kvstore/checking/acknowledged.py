@@ -46,6 +46,8 @@ class State(NamedTuple):
     name: str
     revision: int
     kvs: Mapping[bytes, Kv]
+    is_file: bool = False
+    """Whether the name is that of a file, and not of a member."""
 
 
 @dataclass(slots=True)

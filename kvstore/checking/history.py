@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 Outcome = Literal["ok", "fail", "info"]
 Target = Literal["value", "create", "mod", "version"]
@@ -123,6 +123,8 @@ class Operation:
     """What was said. Of an acknowledged write: it is done, but not as it was wanted."""
     gave_up_ns: int | None = None
     """When the caller of an unknown outcome stopped waiting. For pictures: it says nothing of the effect."""
+    line: int = field(default=0, compare=False)
+    """Where the call stands in its file; 0 if it is from none."""
 
     def __str__(self) -> str:
         end = f"{self.return_ns}" if self.return_ns is not None else "?"
@@ -131,6 +133,15 @@ class Operation:
             f"#{self.id} process {self.process} at {self.node} [{self.call_ns}, {end}] "
             f"{self.request} -> {self.outcome} {told}"
         )
+
+
+FINAL_READS_FROM: Final = -(2**62)
+"""From here on downwards: ids and processes of reads that are no calls of a history: they were made of
+everything afterwards, and are held against it as if they were."""
+
+
+def is_final_read(operation: Operation) -> bool:
+    return operation.id <= FINAL_READS_FROM
 
 
 @dataclass(frozen=True, slots=True)

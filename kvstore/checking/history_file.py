@@ -259,7 +259,7 @@ class _Reader:
             if not self._has_header:
                 self._take_header(fields)
             else:
-                self._take_event(fields)
+                self._take_event(fields, number)
             fields.end()
         except Fault as fault:
             where = f", field {fault.field!r}" if fault.field else ""
@@ -282,10 +282,10 @@ class _Reader:
         self._history.first_revision = fields.number("first_revision", default=1)
         self._has_header = True
 
-    def _take_event(self, fields: Fields) -> None:
+    def _take_event(self, fields: Fields, line: int) -> None:
         kind = fields.text("type")
         if kind == "invoke":
-            self._take_call(fields)
+            self._take_call(fields, line)
         elif kind in ("ok", "fail", "info"):
             self._take_end(kind, fields)
         elif kind == "mark":
@@ -300,7 +300,7 @@ class _Reader:
         else:
             raise Fault("type", "is none of invoke, ok, fail, info, mark, initial")
 
-    def _take_call(self, fields: Fields) -> None:
+    def _take_call(self, fields: Fields, line: int) -> None:
         number = fields.number("id", low=_NUMBER_MIN)
         if number in self._by_id:
             raise Fault("id", f"{number} is the id of an earlier call")
@@ -312,6 +312,7 @@ class _Reader:
             fields.text("node", ""),
             _request(fields.text("f"), fields.object("arg")),
             fields.number("t", low=_NUMBER_MIN),
+            line=line,
         )
         self._by_id[number] = operation
         self._history.operations.append(operation)

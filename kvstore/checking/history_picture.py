@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from kvstore.checking.history import Operation, Range
+from kvstore.checking.revision_checker import Violation
 from kvstore.checking.timeline import Fault, Kind, Lane, Moment, Note, Span, Timeline, Verdict, render
 from kvstore.checking.verdict import Report
 from kvstore.checking.words import OUTCOMES, answer_text, operation_text, request_text, shown
@@ -45,11 +46,13 @@ def draw(report: Report, name: str) -> str:
             shown(violation.text),
             [place[one.id] for one in violation.operations if one.id in place],
             [operation_text(one, origin_ns) for one in violation.operations],
+            _between(violation, origin_ns),
         )
         for violation in report.violations[:FAULTS_SHOWN]
     ]
     if len(report.violations) > FAULTS_SHOWN:
         hint += f" The first {FAULTS_SHOWN} of {len(report.violations)} faults are shown."
+    hint = f"{hint} {report.hint}"
     timeline = Timeline(
         f"History {shown(name, 120)}",
         _TONES[report.status],
@@ -63,6 +66,16 @@ def draw(report: Report, name: str) -> str:
         hint.strip(),
     )
     return render(timeline)
+
+
+def _between(violation: Violation, origin_ns: int) -> tuple[int, int] | None:
+    """Return when a revision was made that nobody made: between the calls of those around it, or before that
+    of the first."""
+    if violation.kind != "gap" or not violation.operations:
+        return None
+    start_ns = violation.operations[0].call_ns if len(violation.operations) > 1 else origin_ns
+    end_ns = _end_ns(violation.operations[-1])
+    return min(start_ns, end_ns), max(start_ns, end_ns)
 
 
 def _mark_text(text: str, node: str) -> str:

@@ -8,7 +8,8 @@ Committed, as far as logs can tell: what a member noted as committed; and, if th
 there, what all of them agree on, for then nobody can be elected without it. What stands above that in some
 log may yet be committed or be replaced, and stays unknown. So does a call that is in no log if the logs begin
 late because the entries before were compacted: it may have been among those. That something is in no log is
-believed only of all voters together.
+believed only of all voters together; that an acknowledged write is not, of a quorum of them whose logs are
+whole, for one of those must have it.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Resolution:
     is_complete: bool = False
     """Whether what is in none of the logs never was and never will be: they reach back to the first entry
     ever, and nobody who may vote has another."""
+    missing: int = 0
+    """Acknowledged writes that are in no log, where that accuses nobody."""
     others: int = 0
     """Committed writes that no call of the history asked for."""
 
@@ -73,15 +76,38 @@ class Resolution:
         ]
 
 
-def resolve(operations: Sequence[Operation], logs: Sequence[NodeLog], *, has_all_voters: bool) -> Resolution:
-    """Look for every call in `logs`. `has_all_voters`: the log of each member with a vote is among them."""
+def is_quorum(
+    logs: Sequence[NodeLog], members: Sequence[int], configurations: Sequence[frozenset[int]]
+) -> bool:
+    """Return whether whole logs, from the first entry on, are there of a majority of the voters.
+
+    `members`: whose log each is. `configurations`: the voters of every configuration in the logs. There must
+    be a majority of each, for nobody tells under which of them a write was committed.
+    """
+    whole = {
+        member for log, member in zip(logs, members, strict=True) if log.first_index == 1 and log.entries
+    }
+    return bool(configurations) and all(2 * len(whole & voters) > len(voters) for voters in configurations)
+
+
+def resolve(
+    operations: Sequence[Operation],
+    logs: Sequence[NodeLog],
+    *,
+    has_all_voters: bool,
+    has_quorum: bool = False,
+) -> Resolution:
+    """Look for every call in `logs`. `has_all_voters`: the log of each member with a vote is among them.
+    `has_quorum`: the whole logs of a majority of these are."""
     resolution = Resolution()
     agreed = _agreed(logs) if has_all_voters and logs else 0
     resolution.commit_index = max(agreed, *(log.commit_index for log in logs), 0)
     committed, resolution.violations = _merge(logs, agreed)
     resolution.committed = [committed[index] for index in sorted(committed)]
     # Of fewer voters one may be behind, and another have what it does not know of yet.
-    resolution.is_complete = has_all_voters and len(committed) == resolution.commit_index > 0
+    is_whole = len(committed) == resolution.commit_index > 0
+    resolution.is_complete = has_all_voters and is_whole
+    has_acknowledged = resolution.is_complete or (has_quorum and is_whole)
     logged = Counter(entry.request for entry in resolution.committed if entry.request is not None)
     pending: Counter[Request] = Counter()
     for log in logs:
@@ -96,14 +122,17 @@ def resolve(operations: Sequence[Operation], logs: Sequence[NodeLog], *, has_all
         if not isinstance(operation.request, Range):
             groups[operation.request].append(operation)
     for request, group in groups.items():
-        _resolve_group(group, logged[request], pending[request], resolution)
+        _resolve_group(group, logged[request], pending[request], resolution, has_acknowledged)
     resolution.others = sum(count for request, count in logged.items() if request not in groups)
     resolution.others += sum(e.request is None and e.is_write for e in resolution.committed)
     return resolution
 
 
-def _resolve_group(group: Sequence[Operation], logged: int, pending: int, resolution: Resolution) -> None:
-    """Decide over the calls with one and the same request, which is `logged` times in the logs."""
+def _resolve_group(
+    group: Sequence[Operation], logged: int, pending: int, resolution: Resolution, has_acknowledged: bool
+) -> None:
+    """Decide over the calls with one and the same request, which is `logged` times in the logs.
+    `has_acknowledged`: all that was acknowledged must be there."""
     acknowledged = [one for one in group if one.outcome == "ok"]
     unknown = [one for one in group if one.outcome == "info"]
     refused = [one for one in group if one.outcome == "fail"]
@@ -116,9 +145,12 @@ def _resolve_group(group: Sequence[Operation], logged: int, pending: int, resolu
         else:
             text = f"called {len(acknowledged) + len(unknown)} times, and is in the log {logged} times"
             resolution.violations.append(Violation("doubled-write", text, tuple(group)))
-    if logged + pending < len(needed) and resolution.is_complete:
-        text = f"was acknowledged, and is in the logs {logged + pending} times of {len(needed)}"
-        resolution.violations.append(Violation("lost-write", text, tuple(needed)))
+    if logged + pending < len(needed):
+        if has_acknowledged:
+            text = f"was acknowledged, and is in the logs {logged + pending} times of {len(needed)}"
+            resolution.violations.append(Violation("lost-write", text, tuple(needed)))
+        else:
+            resolution.missing += len(needed) - logged - pending
     for operation in unknown:
         if logged >= len(acknowledged) + len(unknown):
             resolution.found[operation.id] = "once"

@@ -119,7 +119,16 @@ def check_processes(operations: Sequence[Operation]) -> None:
         own.sort(key=lambda operation: operation.call_ns)
         for before, after in pairwise(own):
             if before.return_ns is None or before.return_ns > after.call_ns:
-                raise ValueError(f"process {process} calls before its last call returned: {before} / {after}")
+                where = f"line {after.line}" if after.line else f"call {after.id}"
+                raise ValueError(f"{where}: process {process} called again {_too_early(before)}")
+
+
+def _too_early(before: Operation) -> str:
+    if before.return_ns is not None:
+        return f"before its call {before.id} had returned; it has one outstanding at a time"
+    is_ended = bool(before.error) or before.gave_up_ns is not None
+    what = "after `info`" if is_ended else "after a call that has no end"
+    return f"{what} (its call {before.id}); give it a new number"
 
 
 def _mutates(operation: Operation) -> bool:
@@ -348,7 +357,18 @@ class _Search:
         record = self.records.get(revision)
         what = f", which changed {', '.join(map(data_text, sorted(record)))}," if record else ""
         text = f"revision {revision}{what} was made by no call of this history that it could be"
-        return Violation("gap", text)
+        return Violation("gap", text, self._around(revision))
+
+    def _around(self, revision: int) -> tuple[Operation, ...]:
+        """Return the calls that were answered last below `revision` and first from it on: the writes, if they
+        are known. What made it took effect between the call of the one and the return of the other."""
+        position = bisect_left(self.revisions, revision)
+        around = []
+        for place in (position - 1, position):
+            if 0 <= place < len(self.revisions):
+                near = self.revisions[place]
+                around.append(self.writers.get(near) or self.readers[near][0])
+        return tuple(around)
 
     def _write(self, operation: Operation, revision: int, state: dict[bytes, Kv]) -> Violation | None:
         result, effects = apply(state, operation.request, revision)

@@ -26,7 +26,7 @@ def parse_state(text: bytes, name: str) -> State:
         raise StateUnreadable(f"{name}{where}: {fault}") from None
     except (ValueError, RecursionError):
         raise StateUnreadable(f"{name} is no JSON as `get --from-key '' -o json` prints it") from None
-    return State(name, revision, kvs)
+    return State(name, revision, kvs, is_file=True)
 
 
 def _kv(fields: Fields) -> Kv:

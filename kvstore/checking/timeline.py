@@ -67,6 +67,8 @@ class Fault(NamedTuple):
     text: str
     spans: Sequence[int]
     lines: Sequence[str] = ()
+    between: tuple[int, int] | None = None
+    """A time in which something is missing: it is shaded."""
 
 
 class Verdict(NamedTuple):
@@ -191,7 +193,11 @@ def _data(timeline: Timeline) -> str:
     for fault in timeline.faults:
         own = sorted(place[i] for i in fault.spans if i in place)
         at_ns = max((spans[i].start_ns for i in own), default=end_ns) - origin_ns
-        faults.append({"text": f"{fault.kind}: {fault.text}", "spans": own, "at": at_ns})
+        shape = {"text": f"{fault.kind}: {fault.text}", "spans": own, "at": at_ns}
+        if fault.between is not None:
+            low_ns, high_ns = (min(max(ns, origin_ns), end_ns) - origin_ns for ns in fault.between)
+            shape.update(between=[low_ns, high_ns], at=(low_ns + high_ns) // 2)
+        faults.append(shape)
     data = {
         "total": max(end_ns - origin_ns, 1),
         "lanes": [lane._asdict() for lane in timeline.lanes],

@@ -247,9 +247,21 @@ SCRIPT: Final = r"""
       pen.fillText(seconds(at), px, 17);
     }
     pen.textAlign = "left";
+    drawMissing(pen);
     drawMarks(pen);
     pen.fillStyle = colours.line; pen.fillRect(0, TOP - 1, width, 1);
     drawFaultNames(pen, y0);
+  }
+
+  // Where something is missing there is nothing to mark: the time itself is.
+  function drawMissing(pen) {
+    for (const {between} of faults) {
+      if (!between || between[1] < from || between[0] > to) continue;
+      const a = Math.max(gutter, x(between[0])), b = Math.min(width - PAD, x(between[1]));
+      pen.globalAlpha = .18; pen.fillStyle = colours.fault;
+      pen.fillRect(a, TOP, Math.max(b - a, 2), height);
+      pen.globalAlpha = 1;
+    }
   }
 
   function drawMarks(pen) {
@@ -423,7 +435,7 @@ SCRIPT: Final = r"""
   byId("all").addEventListener("click", () => show(0, total));
   function goTo(n) {
     const fault = faults[n], own = fault.spans;
-    let a = fault.at, b = fault.at;
+    let [a, b] = fault.between || [fault.at, fault.at];
     for (const i of own) { a = Math.min(a, spans.start[i]); b = Math.max(b, spans.end[i]); }
     const margin = Math.max((b - a) * .6, total / 5000, 20000);
     show(a - margin, b + margin);

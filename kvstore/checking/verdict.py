@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from kvstore.checking.acknowledged import State, check_acknowledged
 from kvstore.checking.equality import NodeHash, check_hashes, check_states
-from kvstore.checking.history import History, Operation, Put, Range, RangeResult, is_mutation
+from kvstore.checking.history import (
+    FINAL_READS_FROM,
+    History,
+    Operation,
+    Put,
+    Range,
+    RangeResult,
+    is_mutation,
+)
 from kvstore.checking.logs import NodeLog, Resolution, records_of, resolve
 from kvstore.checking.revision_checker import Undecided, Violation, check_processes, check_revisions
 from kvstore.checking.wgl import STEPS_MAX, check_linearizable
@@ -40,6 +48,8 @@ class Evidence:
     logs: Sequence[NodeLog] = ()
     has_all_voters: bool = False
     """Whether `logs` has that of each member with a vote."""
+    has_quorum: bool = False
+    """Whether `logs` has whole ones of a majority of these (see logs.is_quorum)."""
 
 
 @dataclass(slots=True)
@@ -65,9 +75,15 @@ class Report:
                 found.setdefault((violation.kind, ids or violation.text), violation)
         return list(found.values())
 
-
-_NOBODY: Final = -(2**62)
-"""From here on downwards: ids and processes of reads that are put into a history, as the states are."""
+    @property
+    def hint(self) -> str:
+        """What else than the store may be the cause of the first fault; empty if nothing is."""
+        if not self.violations or self.violations[0].kind not in ("gap", "phantom"):
+            return ""
+        return (
+            "Was the store empty when the history began, and did nobody else write to it? If it was not, the "
+            "history must say what was there (first_revision, initial)."
+        )
 
 
 def check_history(
@@ -83,16 +99,24 @@ def check_history(
     tell = progress or (lambda _: None)
     check_processes(history.operations)
     report = Report(history)
+    if not history.count("ok"):
+        text = "no call was acknowledged: there is nothing that could be right or wrong"
+        report.checks.append(Check("calls", "not decided", text))
     operations: Sequence[Operation] = history.operations
     records: Mapping[int, Mapping[bytes, bytes | None]] | None = None
     if evidence.logs:
         tell("looking for each write in the logs")
-        report.resolution = resolve(operations, evidence.logs, has_all_voters=evidence.has_all_voters)
+        report.resolution = resolve(
+            operations,
+            evidence.logs,
+            has_all_voters=evidence.has_all_voters,
+            has_quorum=evidence.has_quorum,
+        )
         operations = report.resolution.apply(operations)
         records = _believable(
             records_of(report.resolution, history.first_revision, history.initial), operations
         )
-        report.checks.append(_logs_check(report.resolution, evidence))
+        report.checks.append(_logs_check(history, report.resolution, evidence))
     known = replace(history, operations=list(operations))
     tell("following the revisions")
     with_states = [*operations, *_reads(operations, evidence.states)]
@@ -115,7 +139,7 @@ def _check(name: str, text: str, violations: Sequence[Violation]) -> Check:
     return Check(name, "wrong" if violations else "correct", text, tuple(violations))
 
 
-def _logs_check(resolution: Resolution, evidence: Evidence) -> Check:
+def _logs_check(history: History, resolution: Resolution, evidence: Evidence) -> Check:
     text = (
         f"{len(evidence.logs)} logs, committed up to entry {resolution.commit_index}: of the unknown writes "
         f"{resolution.count('once')} are there, {resolution.count('absent')} are not, "
@@ -125,6 +149,15 @@ def _logs_check(resolution: Resolution, evidence: Evidence) -> Check:
         text += "; the logs of all voters would tell more"
     elif not resolution.is_complete:
         text += "; the logs do not reach back to the first entry"
+    if resolution.missing:
+        text += f"; {resolution.missing} acknowledged writes are in none of them"
+        writes = sum(
+            one.outcome == "ok" and one.result is not None and is_mutation(one.request, one.result)
+            for one in history.operations
+        )
+        # What is behind or compacted may have them. But logs that have nothing of this are of another store.
+        if not resolution.violations and (not evidence.has_all_voters or resolution.missing == writes):
+            return Check("logs", "not decided", text)
     return _check("logs", text, resolution.violations)
 
 
@@ -175,9 +208,9 @@ def _reads(operations: Sequence[Operation], states: Sequence[State]) -> Iterator
     for number, state in enumerate(states):
         kvs = tuple(state.kvs[key] for key in sorted(state.kvs))
         yield Operation(
-            _NOBODY - number,
-            _NOBODY - number,
-            state.name,
+            FINAL_READS_FROM - number,
+            FINAL_READS_FROM - number,
+            f"{'in' if state.is_file else 'at'} {state.name}",
             Range(b"\0", b"\0", serializable=True),
             end_ns,
             end_ns,

@@ -18,6 +18,7 @@ from kvstore.checking.history import (
     Request,
     Result,
     Txn,
+    is_final_read,
 )
 
 DATA_CHARACTERS_MAX: Final = 40
@@ -80,6 +81,8 @@ def answer_text(operation: Operation) -> str:
 
 def operation_text(operation: Operation, origin_ns: int) -> str:
     """Return a line about `operation`, with times in seconds since `origin_ns`."""
+    if is_final_read(operation):
+        return f"the final read {shown(operation.node, DATA_CHARACTERS_MAX)}: {answer_text(operation)}"
     end = "no answer"
     if operation.return_ns is not None:
         end = f"{(operation.return_ns - origin_ns) / 1e9:.6f} s"

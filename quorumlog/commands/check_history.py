@@ -178,10 +178,12 @@ def _evidence(args: argparse.Namespace, progress: _Progress) -> Evidence:
     evidence = Evidence(states)
     if not args.log:
         return evidence
+    from kvstore.checking.logs import is_quorum
     from kvstore.logged_writes import read_log
     from raft import inspect_directory
 
     members = []
+    configurations: set[frozenset[int]] = set()
     for path in args.log:
         progress.tell(f"reading the log in {path}")
         if not os.path.isdir(path):
@@ -195,11 +197,15 @@ def _evidence(args: argparse.Namespace, progress: _Progress) -> Evidence:
             )
         try:
             members.append(read_log(found, os.path.basename(os.path.normpath(path))))
+            for _, one in found.memberships():
+                configurations.update(voters for voters in (one.voters, one.voters_outgoing) if voters)
         except (OSError, ValueError) as error:
             raise UsageError(f"{path}: {error} (`quorumlog wal verify` says more)") from None
     evidence.logs = [member.log for member in members]
     voters = frozenset[int]().union(*(member.voters for member in members))
     evidence.has_all_voters = bool(voters) and voters <= {member.member_id for member in members}
+    ids = [member.member_id for member in members]
+    evidence.has_quorum = is_quorum(evidence.logs, ids, list(configurations))
     return evidence
 
 
@@ -316,6 +322,9 @@ def _print(output: Output, report: Report, *, has_picture: bool) -> None:
         _print_fault(output, report, violation)
     if len(report.violations) > _FAULTS_SHOWN:
         output.line(f"... and {len(report.violations) - _FAULTS_SHOWN} more (-o json has all)")
+    if report.hint:
+        output.line("")
+        output.line(report.hint)
     if report.violations and not has_picture:
         output.line("")
         output.line("(--html FILE draws the history, with these calls marked)")
@@ -334,6 +343,7 @@ def _origin_ns(report: Report) -> int:
 
 
 def _json(report: Report) -> dict[str, Any]:
+    from kvstore.checking.history import is_final_read
     from kvstore.checking.words import operation_text
 
     history, origin_ns = report.history, _origin_ns(report)
@@ -350,11 +360,12 @@ def _json(report: Report) -> dict[str, Any]:
             {
                 "kind": violation.kind,
                 "text": violation.text,
-                "ids": [operation.id for operation in violation.operations],
+                "ids": [one.id for one in violation.operations if not is_final_read(one)],
                 "operations": [operation_text(operation, origin_ns) for operation in violation.operations],
             }
             for violation in report.violations
         ],
+        "hint": report.hint,
     }
     if report.resolution is not None:
         resolution = report.resolution
@@ -362,6 +373,7 @@ def _json(report: Report) -> dict[str, Any]:
         fields["logs"] = {
             "commit_index": resolution.commit_index,
             "is_complete": resolution.is_complete,
+            "missing_writes": resolution.missing,
             "other_writes": resolution.others,
         }
     return fields

@@ -119,7 +119,10 @@ def test_a_value_that_nobody_wrote(scribe: Scribe) -> None:
 def test_a_revision_that_nobody_made(scribe: Scribe) -> None:
     scribe.ok(0, 10, Put(A, b"1"), 2, PutResult())
     scribe.ok(20, 30, Put(A, b"2"), 4, PutResult())
-    assert kinds(scribe.operations) == ["gap"]
+    scribe.ok(40, 50, Put(A, b"3"), 5, PutResult())
+    (violation,) = check_revisions(scribe.operations)
+    assert violation.kind == "gap"
+    assert [one.revision for one in violation.operations] == [2, 4]
 
 
 def test_an_aborted_write_that_shows(scribe: Scribe) -> None:

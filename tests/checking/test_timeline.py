@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from kvstore.checking import history_picture
+from kvstore.checking.acknowledged import State
 from kvstore.checking.history import History, Mark, Put, PutResult, Range, RangeResult
 from kvstore.checking.history_picture import draw
 from kvstore.checking.timeline import Lane, Moment, Span, Timeline, Verdict, render
-from kvstore.checking.verdict import check_history
+from kvstore.checking.verdict import Evidence, check_history
 from tests.checking.histories import A, B, Scribe, kv, random_run
 
 HOSTILE = "</script><script>alert(1)</script></script x><!--<script <img src=x onerror=f()>\u2028&\"'\x1b[2J"
@@ -132,6 +133,24 @@ def test_of_a_very_long_history_the_part_around_the_fault_is_drawn(monkeypatch: 
     assert any(title.startswith("#1 ") or title.startswith("#70 ") for title in titles)
     assert "20 of 100 calls are drawn" in page.text
     assert all(fault["spans"] for fault in page.data["faults"][:1])
+
+
+def test_of_a_revision_that_nobody_made_the_time_is_marked() -> None:
+    scribe = Scribe()
+    for start, revision in ((100, 2), (200, 3), (400, 5), (500, 6)):
+        scribe.ok(start, start + 50, Put(A, b"%d" % revision), revision, PutResult())
+    (fault,) = Page(draw(check_history(History(scribe.operations)), "h.jsonl")).data["faults"]
+    assert (fault["spans"], fault["between"]) == ([1, 2], [100, 350])
+    del scribe.operations[:2]  # before all that is known
+    (fault,) = Page(draw(check_history(History(scribe.operations)), "h.jsonl")).data["faults"]
+    assert (fault["spans"], fault["between"]) == ([0], [0, 50])
+    scribe.operations[0].revision = 2  # after all of them: only a read at the end knows of it
+    state = State("final.json", 7, {}, is_file=True)
+    faults = Page(draw(check_history(History(scribe.operations), Evidence([state])), "h.jsonl")).data[
+        "faults"
+    ]
+    (fault,) = [one for one in faults if one["text"].startswith("gap")]
+    assert fault["between"] == [0, 150]
 
 
 def test_an_empty_history_has_a_picture_too() -> None:

@@ -17,6 +17,7 @@ from kvstore.checking.acknowledged import State
 from kvstore.checking.equality import NodeHash
 from kvstore.checking.history import (
     Delete,
+    History,
     Kv,
     Operation,
     Put,
@@ -28,9 +29,9 @@ from kvstore.checking.history import (
     is_mutation,
     kvs_of,
 )
-from kvstore.checking.logs import LogEntry
+from kvstore.checking.logs import LogEntry, NodeLog, is_quorum
 from kvstore.checking.verdict import Evidence, Report, check_history
-from tests.checking.histories import Run, random_run
+from tests.checking.histories import Run, Scribe, random_run
 
 LENGTH = 40
 
@@ -373,11 +374,61 @@ def test_a_member_that_is_behind_accuses_nobody() -> None:
     log = run.log()
     behind = replace(log, commit_index=5, entries=log.entries[:7])
     report = check_history(run.history, Evidence(logs=[behind]))
-    assert report.status == "correct", report.violations
+    assert (report.status, report.violations) == ("not decided", [])
     assert report.resolution is not None
     assert report.resolution.found[extra.id] == "unresolved"
     report = check_history(run.history, Evidence(logs=[behind], has_all_voters=True))
     assert kinds(report) == {"lost-write"}
+
+
+def test_an_acknowledged_write_that_is_in_no_log() -> None:
+    """Some of the logs do not have all that was acknowledged. Those of a majority do."""
+    run = small_run()
+    lost = Operation(900, 900, "n1", Put(b"z", b"z"), 5, 6, "ok", len(run.states) + 1, PutResult())
+    run.operations.append(lost)
+    one, two = run.log("n1"), run.log("n2")
+    report = check_history(run.history, Evidence(logs=[one]))
+    logs = report.checks[0]
+    assert (logs.name, logs.status) == ("logs", "not decided")
+    assert "1 acknowledged writes are in none of them" in logs.text
+    report = check_history(run.history, Evidence(logs=[one, two], has_quorum=True))
+    assert report.checks[0].status == "wrong"
+    assert [found.operations for found in report.checks[0].violations] == [(lost,)]
+    late = replace(one, entries=one.entries[3:])
+    assert is_quorum([one, two], [1, 2], [frozenset({1, 2, 3})])
+    assert not is_quorum([one, late], [1, 2], [frozenset({1, 2, 3})])  # what was compacted may have it
+    assert not is_quorum([one, two], [1, 2], [frozenset({1, 2, 3}), frozenset({1, 2, 3, 4})])
+    assert not is_quorum([one, two], [1, 2], [])
+    assert not is_quorum([one, one], [1, 1], [frozenset({1, 2, 3})])
+
+
+def test_logs_of_another_cluster_say_nothing() -> None:
+    run = small_run()
+    strange = NodeLog("n1", 3, [LogEntry(i, 1, Put(b"z", b"%d" % i), True) for i in (1, 2, 3)])
+    report = check_history(run.history, Evidence(logs=[strange]))
+    assert report.checks[0].status == "not decided"
+    late = replace(strange, entries=strange.entries[1:])
+    assert check_history(run.history, Evidence(logs=[late], has_all_voters=True)).status == "not decided"
+
+
+def test_where_nothing_was_acknowledged_there_is_nothing_to_be_right() -> None:
+    scribe = Scribe()
+    scribe.info(1, Put(b"a", b"1"))
+    for history in (History(), History(scribe.operations)):
+        report = check_history(history)
+        assert report.status == "not decided"
+        assert "no call was acknowledged" in report.checks[0].text
+
+
+def test_a_store_that_was_not_empty_is_told_of() -> None:
+    scribe = Scribe()
+    scribe.ok(0, 10, Put(b"a", b"1"), 17, PutResult())
+    report = check_history(History(scribe.operations))
+    assert kinds(report) == {"gap"} and "Was the store empty" in report.hint
+    assert check_history(History(scribe.operations, first_revision=16)).hint == ""
+    scribe.ok(20, 30, Range(b"b"), 17, RangeResult((Kv(b"b", b"0", 3, 3, 1),)))
+    report = check_history(History(scribe.operations, first_revision=16))
+    assert kinds(report) == {"phantom"} and "Was the store empty" in report.hint
 
 
 def test_a_refused_write_that_is_in_the_log() -> None:
@@ -402,5 +453,5 @@ def test_two_calls_of_one_client_at_once_are_no_history() -> None:
     run = small_run()
     for one in run.operations[:2]:
         one.process, one.call_ns, one.return_ns = 1, 0, 10
-    with pytest.raises(ValueError, match="process 1 calls before its last call returned"):
+    with pytest.raises(ValueError, match="process 1 called again before its call 0 had returned"):
         check_history(run.history)

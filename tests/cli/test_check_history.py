@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvstore.checking import state_file
-from kvstore.checking.history import History, Mark, Put, PutResult, Range, RangeResult
+from kvstore.checking.history import History, Mark, Operation, Put, PutResult, Range, RangeResult
 from kvstore.checking.history_file import save_history
 from quorumlog.cli import main
 from quorumlog.commands import check_history
@@ -93,6 +93,20 @@ def test_a_search_that_ends_at_its_limit_is_no_pass(
     assert "not decided" in out.splitlines()[0]
 
 
+def test_an_empty_store_is_asked_for_where_it_was_not(
+    save: Save, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    scribe = Scribe()
+    scribe.ok(0, 10, Put(A, b"1"), 17, PutResult())
+    status, out, _ = run(capfdbinary, save(scribe))
+    assert status == 1
+    assert "Was the store empty when the history began" in out
+    scribe.operations.clear()
+    status, out, _ = run(capfdbinary, save(scribe))
+    assert (status, out.split(":")[0]) == (4, "not decided")
+    assert "no call was acknowledged" in out
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -125,6 +139,10 @@ def test_the_final_state(
     status, out, _ = run(capfdbinary, save(scribe), "--final", lost)
     assert status == 1
     assert "lost-write" in out
+    assert f"\n  the final read in {lost[:30]}" in out and "-4611" not in out
+    status, out, _ = run(capfdbinary, save(scribe), "--final", lost, "-o", "json")
+    faults = json.loads(out)["faults"]
+    assert {number for fault in faults for number in fault["ids"]} <= {0, 1, 2}
     status, out, _ = run(capfdbinary, save(scribe), "--final", right, "--final", lost)
     assert "nodes-differ" in out
 
@@ -219,4 +237,11 @@ def test_what_cannot_be_read(scribe: Scribe, save: Save, tmp_path: Path) -> None
     two = Scribe()
     two.ok(0, 10, Put(A, b"1"), 2, PutResult())
     two.ok(5, 20, Put(A, b"2"), 3, PutResult()).process = 0
-    assert_one_line(quorumlog("check-history", save(two)), 2, "is no history: process 0 calls before")
+    told = "is no history: line 4: process 0 called again before its call 0 had returned"
+    assert_one_line(quorumlog("check-history", save(two)), 2, told)
+    two.operations[0] = Operation(0, 0, "n1", Put(A, b"1"), 0, error="deadline")
+    told = "line 5: process 0 called again after `info` (its call 0); give it a new number"
+    assert_one_line(quorumlog("check-history", save(two)), 2, told)
+    two.operations[0].error = ""
+    told = "line 4: process 0 called again after a call that has no end"
+    assert_one_line(quorumlog("check-history", save(two)), 2, told)
