@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from quorumlog import serve
 
             return int(serve.run(args))
+        name = f"quorumlog {args.command}"  # of `ack set` all of it
         return int(args.run(args))
     except UsageError as error:
         complain(name, f"{error} (try '{name} --help')")

@@ -47,7 +47,13 @@ class CommandParser(Parser):
     ) -> tuple[argparse.Namespace, list[str]]:
         if self._subparsers is not None:  # `snapshot save ...`: what follows is for another parser
             return super().parse_known_args(args, namespace)
-        return super().parse_known_args(self._options_first(args or ()), namespace)
+        parsed, unknown = super().parse_known_args(self._options_first(args or ()), namespace)
+        if unknown:
+            # Told here and not by the outer parser: so it begins with this command's name, and without the
+            # "--" that nobody gave.
+            given = [arg for arg in unknown if arg != "--" or "--" in (args or ())]
+            self.error(f"unrecognized arguments: {' '.join(given)}")
+        return parsed, unknown
 
     def _options_first(self, args: Sequence[str]) -> list[str]:
         takes_value = {
@@ -81,11 +87,14 @@ class OperationParser(CommandParser):
         raise UsageError(message)
 
 
-def add_global_options(parser: argparse.ArgumentParser, *, with_defaults: bool) -> None:
+def add_global_options(
+    parser: argparse.ArgumentParser, *, with_defaults: bool, asks_endpoints: bool = True
+) -> None:
     """Add the options that may stand before or after the command's name.
 
     Only the outer parser has the defaults: those of the inner one would overwrite what was given
-    before the command.
+    before the command. A command that asks no endpoint takes them, for scripts that give them to all, and
+    does not offer them.
     """
 
     def default(value: object) -> object:
@@ -97,7 +106,9 @@ def add_global_options(parser: argparse.ArgumentParser, *, with_defaults: bool) 
         metavar="HOST:PORT,...",
         default=default(None),
         help=f"members to ask, in this order (environment: {ENDPOINTS_VARIABLE}; "
-        f"default: {DEFAULT_ENDPOINTS})",
+        f"default: {DEFAULT_ENDPOINTS})"
+        if asks_endpoints
+        else argparse.SUPPRESS,
     )
     group.add_argument(
         "--timeout",

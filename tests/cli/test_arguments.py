@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.client import prefix_range
-from quorumlog.cli import build_parser, command_in
+from quorumlog.cli import build_parser, command_in, main
 from quorumlog.commands.arguments import count, duration_s, lease_id, to_bytes
 from quorumlog.commands.exits import UsageError
 from tests.cli.helpers import assert_one_line, quorumlog
@@ -141,6 +141,32 @@ def test_prefix_range_holds_exactly_the_keys_with_the_prefix(prefix: bytes, keys
 )
 def test_usage_errors_are_one_line_and_status_2(arguments: tuple[str, ...], reason: str) -> None:
     assert_one_line(quorumlog(*arguments), 2, reason, "--help")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command", "says"),
+    [
+        (("fault", "heal", "--data-dir", "d", "n2"), " fault heal", "unrecognized arguments: n2"),
+        (("txn", "--ack", "leader"), " txn", "unrecognized arguments: --ack leader"),
+        (("get", "a", "b", "--", "--", "c"), " get", "unrecognized arguments: -- c"),
+        (("put", "--bad", "k", "v"), " put", "unrecognized arguments: --bad"),
+        (("--bad", "get", "k"), "", "unrecognized arguments: --bad"),
+        (("ack", "set"), " ack set", "nothing to set is given"),
+        (("ack", "set", "--replicas", "1", "--off"), " ack set", ""),
+        (("ack", "labels", "n1", "zone"), " ack labels", ""),
+    ],
+)
+def test_a_usage_error_begins_with_the_commands_name_and_names_what_was_given(
+    arguments: tuple[str, ...], command: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: object = main(arguments)
+    except SystemExit as end:
+        status = end.code
+    said = capsys.readouterr().err
+    assert status == 2 and said.count("\n") == 1
+    assert said.startswith(f"quorumlog{command}: {says}")
+    assert said.endswith(f" (try 'quorumlog{command} --help')\n") and (not says or f": {says} (try" in said)
 
 
 def test_a_value_without_end_is_refused() -> None:
