@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ LINE_BYTES_MAX: Final = 64 * 1024
 
 ANSWER_BYTES_MAX: Final = 1024 * 1024
 
+DELAY_MS_MAX: Final = 60_000
+LOSS_PERCENT_MAX: Final = 100
+"""What a member takes at most (raft's LinkRule). Here too, so that nobody is told what none would do."""
+
 
 class AskError(Exception):
     """There was no answer. The text is one line for people."""
@@ -29,7 +34,23 @@ class NobodyThere(AskError):
 
 
 class NoAnswer(AskError):
-    """It was asked: it may do what it was told, also later."""
+    """It was asked: it may do what it was told, if that was to change anything, also later."""
+
+
+def delay_ms(text: str) -> int:
+    """Return the milliseconds of "100" or "100ms". ValueError, with one line for people."""
+    match = re.fullmatch(r"0*([0-9]{1,5})(?:ms)?", text, re.ASCII)
+    if match is None or int(match[1]) > DELAY_MS_MAX:
+        raise ValueError(f"{text!r} is not a whole number of milliseconds from 0 to {DELAY_MS_MAX}")
+    return int(match[1])
+
+
+def loss_percent(text: str) -> float:
+    """Return the percent of "5", "2.5" or "5%". ValueError, with one line for people."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)%?", text, re.ASCII)
+    if match is None or float(match[1]) > LOSS_PERCENT_MAX:
+        raise ValueError(f"{text!r} is not a number of percent from 0 to {LOSS_PERCENT_MAX}")
+    return float(match[1])
 
 
 @contextmanager
@@ -51,6 +72,7 @@ class Question:
         """Send it. Raises NobodyThere."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._timeout_s = timeout_s
+        self._changes_nothing = request.get("op") == "show"
         self._socket.settimeout(timeout_s)
         try:
             with socket_path(data_dir) as path:
@@ -70,8 +92,9 @@ class Question:
                 line = stream.readline(ANSWER_BYTES_MAX)
             answer = json.loads(line)
         except TimeoutError:
+            fate = "" if self._changes_nothing else ", and may do it yet"
             raise NoAnswer(
-                f"no answer within {self._timeout_s:g} s: the member hangs or is paused, and may do it yet"
+                f"no answer within {self._timeout_s:g} s: the member hangs or is paused{fate}"
             ) from None
         except (OSError, ValueError):
             raise NoAnswer("the member has ended without an answer") from None
@@ -80,12 +103,17 @@ class Question:
         return answer
 
 
+def called(peer: Mapping[str, Any]) -> str:
+    """Return what a member of an answer is called: its name, or its id while that is not known."""
+    return peer["name"] or f"{peer['id']:x}"
+
+
 def words(links: Iterable[Mapping[str, Any]]) -> str:
     """Return the links of an answer in words without a space, "none" if they are all well: e.g.
     cut=n2,n3;cut-to=n4;slow=100ms:n2,n3;flaky=5%:n2."""
     kinds: dict[str, dict[str, set[str]]] = {}
     for link in links:
-        peer = link["peer"]["name"] or f"{link['peer']['id']:x}"
+        peer = called(link["peer"])
         for kind in _kinds(link):
             kinds.setdefault(kind, {}).setdefault(peer, set()).add(link["direction"])
     said = []

@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Final, NamedTuple
 
-from quorumlog.fault_client import LINE_BYTES_MAX, SOCKET_NAME, socket_path
+from quorumlog.fault_client import LINE_BYTES_MAX, SOCKET_NAME, called, socket_path
 from raft import Direction, FaultyTransport, Link, LinkRule, ListenError, NodeId
 
 SOCKET_MODE: Final = 0o600
@@ -120,7 +120,7 @@ class FaultControl:
 
     def _state(self) -> dict[str, Any]:
         members = {member.node_id: member for member in self._members()}
-        links = []
+        links: list[dict[str, Any]] = []
         for link, rule in self._transport.rules.items():
             links.append(
                 {
@@ -132,6 +132,8 @@ class FaultControl:
                     "waiting": self._transport.waiting(link),
                 }
             )
+        # The rules stand in the order in which they were made: nobody finds a member in that.
+        links.sort(key=lambda link: (called(link["peer"]), link["direction"] == Direction.IN.value))
         return {
             "ok": True,
             "member": _shown(members.get(self._own, MemberName(self._own, "", ()))),

@@ -6,14 +6,24 @@ They ask the member through the socket in its data directory, and no server.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from quorumlog.commands.arguments import add_global_options, count
+from quorumlog.commands.arguments import add_global_options
 from quorumlog.commands.exits import Exit, complain
 from quorumlog.commands.output import Output
 from quorumlog.commands.runner import print_locally
-from quorumlog.fault_client import NoAnswer, NobodyThere, Question, counted
+from quorumlog.fault_client import (
+    DELAY_MS_MAX,
+    LOSS_PERCENT_MAX,
+    NoAnswer,
+    NobodyThere,
+    Question,
+    called,
+    counted,
+    delay_ms,
+    loss_percent,
+)
 
 _HELP = """\
 Cut, slow and lose on purpose what passes between a member that runs on this machine and the others:
@@ -36,8 +46,10 @@ exit status:
   0  done
   1  refused by the member, e.g. since no other member is called so; nothing was changed
   2  bad argument
-  3  no member that takes faults runs with this data directory; nothing was changed
+  3  no member that takes faults runs with this data directory, or one did not answer `show`; nothing was
+     changed
   4  no answer came; a member that is paused may do it when it goes on
+  6  done, but the output could not be written
 """
 
 _ALL: Final = "all"
@@ -57,7 +69,7 @@ def add_arguments(subparsers: Any) -> None:
         parser: argparse.ArgumentParser = commands.add_parser(
             name, help=text, description=_HELP, epilog=_EPILOG
         )
-        add_global_options(parser, with_defaults=False)
+        add_global_options(parser, with_defaults=False, asks_endpoints=False)
         parser.add_argument("--data-dir", metavar="DIR", required=True, help="of the member that is told")
         parser.set_defaults(run=run, command=f"fault {name}")
         return parser
@@ -66,9 +78,19 @@ def add_arguments(subparsers: Any) -> None:
     cut = add("cut", "let nothing pass", run_cut)
     cut.add_argument("--only", action="store_true", help="lift all other cuts")
     slow = add("slow", "delay everything, in its order", run_slow)
-    slow.add_argument("delay_ms", metavar="MILLISECONDS", type=count)
+    slow.add_argument(
+        "delay_ms",
+        metavar="MILLISECONDS",
+        type=_argument(delay_ms),
+        help=f"0 to {DELAY_MS_MAX}, e.g. 100 or 100ms; 0 for no more",
+    )
     flaky = add("flaky", "lose so much, by chance", run_flaky)
-    flaky.add_argument("loss_percent", metavar="PERCENT", type=_percent)
+    flaky.add_argument(
+        "loss_percent",
+        metavar="PERCENT",
+        type=_argument(loss_percent),
+        help=f"0 to {LOSS_PERCENT_MAX}, e.g. 5, 2.5 or 5%%; 0 for no more",
+    )
     for parser, peers in ((cut, "+"), (slow, "*"), (flaky, "*")):
         parser.add_argument(
             "peers",
@@ -122,6 +144,9 @@ def _ask(args: argparse.Namespace, request: Mapping[str, Any]) -> Exit:
         complain(command, str(error))
         return Exit.UNAVAILABLE
     except NoAnswer as error:
+        if request["op"] == "show":
+            complain(command, f"unavailable: {error}")
+            return Exit.UNAVAILABLE
         complain(command, f"outcome unknown: {error}")
         return Exit.UNKNOWN
     if not answer.get("ok"):
@@ -140,7 +165,7 @@ def _ask(args: argparse.Namespace, request: Mapping[str, Any]) -> Exit:
 def _print(output: Output, answer: Mapping[str, Any]) -> None:
     rows = [
         (
-            link["peer"]["name"] or f"{link['peer']['id']:x}",
+            called(link["peer"]),
             link["direction"],
             "yes" if link["cut"] else "no",
             f"{link['delay_ms']} ms",
@@ -159,11 +184,13 @@ def _print(output: Output, answer: Mapping[str, Any]) -> None:
     output.line(f"since the start: {counted(answer['counters'])}")
 
 
-def _percent(text: str) -> float:
-    try:
-        percent = float(text.removesuffix("%"))
-    except ValueError:
-        percent = -1.0
-    if not 0 <= percent <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
-    return percent
+def _argument(parse: Callable[[str], float]) -> Callable[[str], float]:
+    """Return `parse` as the type of an argument: argparse hides the text of a ValueError."""
+
+    def parsed(text: str) -> float:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed

@@ -15,7 +15,17 @@ from typing import Any
 import pytest
 
 from quorumlog.cli import main
-from quorumlog.fault_client import LINE_BYTES_MAX, NoAnswer, NobodyThere, Question, counted, words
+from quorumlog.fault_client import (
+    DELAY_MS_MAX,
+    LINE_BYTES_MAX,
+    LOSS_PERCENT_MAX,
+    NoAnswer,
+    NobodyThere,
+    Question,
+    called,
+    counted,
+    words,
+)
 from quorumlog.fault_socket import CLIENTS_MAX, FaultControl, FaultSocket, MemberName
 from raft import Direction, FaultyTransport, Link, LinkRule, ListenError, MemoryNetwork
 
@@ -273,6 +283,9 @@ async def test_the_commands_do_what_they_are_called(
         Link(0xA3, OUT): LinkRule(delay_ms=20, loss_percent=1.5),
         Link(0xA3, IN): LinkRule(delay_ms=20, loss_percent=1.5),
     }
+    await said("slow", "0060000ms")
+    await said("flaky", "100")
+    assert target.transport.rules[Link(0xA3, IN)] == LinkRule(delay_ms=60_000, loss_percent=100)
     await said("slow", "0")
     await said("flaky", "0")
     await said("cut", "--only", "a3")
@@ -295,11 +308,14 @@ async def test_the_commands_say_what_went_wrong(
         return printed.err.decode()
 
     assert "refused: no other member is called 'n9' here" in await complaint(1, "cut", "n9")
-    assert "refused: a delay of 60001 ms" in await complaint(1, "slow", "60001")
-    for bad in (["flaky", "101"], ["flaky", "nan"], ["flaky", "x"], ["slow", "-1"], ["slow", "1.5"]):
+    for name, bad, limits in (
+        *(("flaky", text, "0 to 100 ") for text in ("101", "100.1", "nan", "x", "-1", "9" * 400, "5 %")),
+        *(("slow", text, "0 to 60000 ") for text in ("60001", "9" * 5000, "-1", "1.5", "1s", "1ms2")),
+    ):
         with pytest.raises(SystemExit, match="2"):
-            await target.run(*bad)
-        capfdbinary.readouterr()
+            await target.run(name, bad)
+        said = capfdbinary.readouterr().err.decode()
+        assert said.startswith(f"quorumlog fault {name}: ") and said.count("\n") == 1 and limits in said
     await target.socket.stop()
     assert "--enable-fault-injection" in await complaint(3, "show")
     target.data_dir.rmdir()
@@ -317,7 +333,13 @@ async def test_a_member_that_does_not_answer_may_do_it_later(
         listener.bind(f"/proc/self/fd/{directory}/faults.sock")
         listener.listen()
         assert await target.run("heal", "--timeout", "100ms") == 4
-        assert b"outcome unknown: no answer within 0.1 s" in capfdbinary.readouterr().err
+        assert capfdbinary.readouterr().err.endswith(b"hangs or is paused, and may do it yet\n")
+        listener.accept()[0].close()
+        # It was asked for nothing that it could do later.
+        assert await target.run("show", "--timeout", "100ms") == 3
+        assert capfdbinary.readouterr().err == (
+            b"quorumlog fault show: unavailable: no answer within 0.1 s: the member hangs or is paused\n"
+        )
         listener.accept()[0].close()
         asked = asyncio.create_task(target.run("heal"))
         accepted, _ = await asyncio.to_thread(listener.accept)
@@ -332,6 +354,33 @@ async def test_a_member_that_does_not_answer_may_do_it_later(
             question.answer()
         accepted.close()
     os.close(directory)
+
+
+async def test_links_are_sorted_by_the_member_they_lead_to(target: Target) -> None:
+    target.members += [MemberName(node_id, f"n{node_id - 0xA0}", ()) for node_id in (0xA5, 0xA4)]
+    answer = await target.set({"peers": ["n5", "n2"], "cut": True}, {"peers": ["a3", "n4"], "cut": True})
+    assert [(called(link["peer"]), link["direction"]) for link in answer["links"]] == [
+        (name, direction) for name in ("a3", "n2", "n4", "n5") for direction in ("out", "in")
+    ]
+
+
+def test_the_limits_are_those_of_a_member() -> None:
+    LinkRule(delay_ms=DELAY_MS_MAX, loss_percent=LOSS_PERCENT_MAX)
+    with pytest.raises(ValueError, match="a delay"):
+        LinkRule(delay_ms=DELAY_MS_MAX + 1)
+    with pytest.raises(ValueError, match="a loss"):
+        LinkRule(loss_percent=LOSS_PERCENT_MAX + 0.1)
+
+
+@pytest.mark.parametrize("name", ["show", "slow", "flaky"])
+def test_help_offers_no_endpoints_and_tells_the_limits(
+    name: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["fault", name, "--help"])
+    text = capfdbinary.readouterr().out.decode()
+    assert "--endpoints" not in text and "--timeout" in text
+    assert {"show": "--data-dir", "slow": "0 to 60000", "flaky": "0 to 100"}[name] in text
 
 
 def test_words() -> None:
