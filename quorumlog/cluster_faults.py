@@ -7,17 +7,31 @@ line "NUMBER WORDS" for each node. STATE is running, paused or stopped.
 Both ends of a link are told of a cut. So it holds also while one of them could not be told, or was started
 again, which comes up without any.
 
-Exit status 0 if all that run were told, 1 if one was not, 2 if the command makes no sense.
+Exit status 0 if all that run were told, 1 if one was not, 2 if the command makes no sense (then nobody was),
+and 6 or 141, as of `quorumlog`, if all were told and only the output could not be written.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from quorumlog.fault_client import AskError, NobodyThere, Question, counted, words
+from quorumlog.commands.exits import Exit, complain
+from quorumlog.commands.output import Output, OutputError
+from quorumlog.commands.runner import report_output_failure
+from quorumlog.fault_client import (
+    DELAY_MS_MAX,
+    LOSS_PERCENT_MAX,
+    AskError,
+    NobodyThere,
+    Question,
+    counted,
+    delay_ms,
+    loss_percent,
+    words,
+)
+from quorumlog.streams import occupy_standard_streams
 
 TIMEOUT_S: Final = 3.0
 
@@ -71,7 +85,6 @@ def partition(arguments: Sequence[str], nodes: Nodes) -> dict[str, Request]:
         others = [nodes[number].peer_url for number in nodes if number not in group]
         for number in group:
             requests[number] = set_of({"peers": "all", "cut": False}, {"peers": others, "cut": True})
-    print("cut: " + " | ".join(" ".join(f"n{number}" for number in group) for group in groups))
     return requests
 
 
@@ -94,17 +107,18 @@ def cut(arguments: Sequence[str], nodes: Nodes) -> dict[str, Request]:
 
 def slow(arguments: Sequence[str], nodes: Nodes) -> dict[str, Request]:
     own = number_of(arguments[0], nodes)
-    if not re.fullmatch(r"[0-9]{1,6}", arguments[1], re.ASCII):
-        raise Misuse(f"{arguments[1]!r} is no number of milliseconds")
-    return {own: set_of({"peers": "all", "delay_ms": int(arguments[1])})}
+    try:
+        return {own: set_of({"peers": "all", "delay_ms": delay_ms(arguments[1])})}
+    except ValueError as error:
+        raise Misuse(str(error)) from None
 
 
 def flaky(arguments: Sequence[str], nodes: Nodes) -> dict[str, Request]:
     own = number_of(arguments[0], nodes)
-    text = arguments[1].removesuffix("%")
-    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", text, re.ASCII):
-        raise Misuse(f"{arguments[1]!r} is no number of percent")
-    return {own: set_of({"peers": "all", "loss_percent": float(text)})}
+    try:
+        return {own: set_of({"peers": "all", "loss_percent": loss_percent(arguments[1])})}
+    except ValueError as error:
+        raise Misuse(str(error)) from None
 
 
 def heal(_: Sequence[str], nodes: Nodes) -> dict[str, Request]:
@@ -115,15 +129,24 @@ def show(_: Sequence[str], nodes: Nodes) -> dict[str, Request]:
     return {number: {"op": "show"} for number in nodes}
 
 
-COMMANDS: Final[Mapping[str, tuple[str, Callable[[Sequence[str], Nodes], dict[str, Request]]]]] = {
-    "partition": ('GROUPS, e.g. "1,2|3,4,5"', partition),
-    "isolate": ("NODE", isolate),
-    "cut": ("FROM TO", cut),
-    "slow": ("NODE MILLISECONDS", slow),
-    "flaky": ("NODE PERCENT", flaky),
-    "heal": ("", heal),
-    "faults": ("", show),
-    "words": ("", show),
+class Command(NamedTuple):
+    size: int
+    """How many arguments it takes."""
+    takes: str
+    """Which ones, for people."""
+    make: Callable[[Sequence[str], Nodes], dict[str, Request]]
+    """What each node is asked. Raises Misuse."""
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "partition": Command(1, 'GROUPS, e.g. "1,2|3,4,5"', partition),
+    "isolate": Command(1, "NODE", isolate),
+    "cut": Command(2, "FROM TO", cut),
+    "slow": Command(2, f"NODE MILLISECONDS (0 to {DELAY_MS_MAX})", slow),
+    "flaky": Command(2, f"NODE PERCENT (0 to {LOSS_PERCENT_MAX})", flaky),
+    "heal": Command(0, "nothing", heal),
+    "faults": Command(0, "nothing", show),
+    "words": Command(0, "nothing", show),
 }
 
 
@@ -145,51 +168,83 @@ def ask(requests: Mapping[str, Request], nodes: Nodes) -> dict[str, dict[str, An
     return answers
 
 
-def tell(command: str, requests: Mapping[str, Request], nodes: Nodes) -> int:
-    """Ask, and print a line for each node. Return the exit status."""
+class Report:
+    """What is printed when all have been asked, line by line in its order."""
+
+    def __init__(self) -> None:
+        self._output = Output("simple", is_hex=False)
+        self._failure: OutputError | None = None
+        self._was_refused = False
+
+    def say(self, text: str) -> None:
+        """On standard output. If that fails, what is to be complained of is told all the same."""
+        if self._failure is None:
+            try:
+                self._output.line(text)
+                self._output.flush()  # complaints come between
+            except OutputError as error:
+                self._failure = error
+
+    def refuse(self, text: str) -> None:
+        complain("cluster.sh", text)
+        self._was_refused = True
+
+    def end(self) -> int:
+        """Return the exit status."""
+        status = Exit.OK if self._failure is None else report_output_failure("cluster.sh", self._failure)
+        return Exit.REFUSED if self._was_refused else status
+
+
+def tell(
+    command: str, given: Sequence[str], requests: Mapping[str, Request], nodes: Nodes, report: Report
+) -> None:
+    """Ask, and only then report: whoever reads may be gone, or a disk full."""
     answers = ask(requests, nodes)
-    status = 0
+    if command == "partition":
+        groups = groups_of(given[0], nodes)
+        report.say("cut: " + " | ".join(" ".join(f"n{number}" for number in group) for group in groups))
     for number in sorted(requests):
         answer, state = answers.get(number), nodes[number].state
         if isinstance(answer, dict) and answer.get("ok"):
-            said = words(answer["links"])
-            print(
-                f"n{number}  {said}" + (f"  ({counted(answer['counters'])})" if command == "faults" else "")
-            )
+            counters = f"  ({counted(answer['counters'])})" if command == "faults" else ""
+            report.say(f"n{number}  {words(answer['links'])}{counters}")
         elif isinstance(answer, dict | AskError):
             reason = answer if isinstance(answer, AskError) else answer.get("error")
-            print(f"cluster.sh: n{number} could not be told: {reason}", file=sys.stderr)
-            status = 1
+            report.refuse(f"n{number} could not be {'asked' if command == 'faults' else 'told'}: {reason}")
         elif state == "paused":
-            print(f"cluster.sh: n{number} is paused, and keeps what it has", file=sys.stderr)
-            status = 1
+            report.refuse(f"n{number} is paused, and keeps what it has")
         else:
-            print(f"n{number}  {state}: without faults of its own when it starts")
-    return status
+            report.say(f"n{number}  {state}: without faults of its own when it starts")
 
 
-def print_words(requests: Mapping[str, Request], nodes: Nodes) -> int:
+def tell_words(requests: Mapping[str, Request], nodes: Nodes, report: Report) -> None:
     answers = ask(requests, nodes)
     for number in nodes:
         answer = answers.get(number)
         told = isinstance(answer, dict) and answer.get("ok")
-        print(number, words(answer["links"]) if told and isinstance(answer, dict) else "-")
-    return 0
+        report.say(f"{number} {words(answer['links']) if told and isinstance(answer, dict) else '-'}")
 
 
 def main(arguments: Sequence[str]) -> int:
-    end = list(arguments).index("--")
-    (command, *given), rest = arguments[:end], arguments[end + 1 :]
+    occupy_standard_streams()
+    # The last one: a user may give one too.
+    end = len(arguments) - 1 - list(reversed(arguments)).index("--")
+    (name, *given), rest = arguments[:end], arguments[end + 1 :]
     nodes = {row[0]: Node(*row) for row in zip(*[iter(rest)] * 4, strict=True)}
-    takes, make = COMMANDS[command]
+    command = COMMANDS[name]
+    report = Report()
     try:
-        if len(given) != (1 if command == "partition" else len(takes.split())):
-            raise Misuse(f"{command} takes {takes or 'nothing'}")
-        requests = make(given, nodes)
+        if len(given) != command.size:
+            raise Misuse(f"{name} takes {command.takes}")
+        requests = command.make(given, nodes)
     except Misuse as error:
-        print(f"cluster.sh: {error} (see ./cluster.sh help)", file=sys.stderr)
-        return 2
-    return print_words(requests, nodes) if command == "words" else tell(command, requests, nodes)
+        complain("cluster.sh", f"{error} (see ./cluster.sh help)")
+        return Exit.USAGE
+    if name == "words":
+        tell_words(requests, nodes, report)
+    else:
+        tell(name, given, requests, nodes, report)
+    return report.end()
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, action: Action, *, is_write: bool, default_out
         output.flush_quietly()
         return report_failure(command, error, args.timeout, is_write=is_write)
     except OutputError as error:
-        return _report_output_failure(command, error)
+        return report_output_failure(command, error)
     except KeyboardInterrupt:
         fate = "; the write may have been applied" if is_write else ""
         complain(command, f"interrupted{fate}")
@@ -56,11 +56,12 @@ def print_locally(args: argparse.Namespace, show: Callable[[Output], None], *, d
         show(output)
         output.flush()
     except OutputError as error:
-        return _report_output_failure(f"quorumlog {args.command}", error)
+        return report_output_failure(f"quorumlog {args.command}", error)
     return Exit.OK
 
 
-def _report_output_failure(command: str, error: OutputError) -> Exit:
+def report_output_failure(command: str, error: OutputError) -> Exit:
+    """Explain in one line why the result of `command` was not printed, and return the exit status."""
     drop_output()
     if isinstance(error.__cause__, BrokenPipeError):
         return Exit.READER_GONE
