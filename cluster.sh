@@ -10,7 +10,8 @@ set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 directory=$(realpath -ms "${QUORUMLOG_CLUSTER_DIR:-$top/.cluster}")
-size_max=9
+size_max=9 # nodes
+command="" # what was asked for
 size=0   # with how many it was made; 0: no cluster was made yet
 nodes=() # the numbers of those that there are
 joined=() # of these, the ones that were added since, or put in the place of another
@@ -28,7 +29,7 @@ usage: ./cluster.sh COMMAND
   start [N]      start the cluster of N nodes (1 to 9; 3 for a new one) and wait until all of it serves.
                  Makes .venv first if need be. Starts what is down, resumes what is paused, leaves what runs.
   status         a table of the nodes; exit status 1 unless all of them run
-  stop           end all nodes in good order (SIGTERM)
+  stop [I]       end node I in good order (SIGTERM), or all of them
   kill I         end node I at once (SIGKILL)
   pause I        freeze node I (SIGSTOP)
   resume I       let it go on (SIGCONT)
@@ -39,9 +40,10 @@ usage: ./cluster.sh COMMAND
                  more group
   isolate I      cut node I off from all others
   cut I J        lose what node I sends to node J, and nothing else
-  slow I MS      delay all that passes between node I and the others, each way; 0 for no more
+  slow I MS      delay all that passes between node I and the others, each way: 0 to 60000 (milliseconds),
+                 100 or 100ms; 0 for no more
   flaky I PERCENT
-                 lose so much of it, by chance; 0 for no more
+                 lose so much of it, by chance: 0 to 100, 5 or 5%; 0 for no more
   heal           lift all of these
   faults         what of these is in force. It is in the memory of the nodes: one that starts has none
   add [--learner]
@@ -126,10 +128,16 @@ leaves() { # NODE
 
 must_exist() { ((size > 0)) || die "no cluster in $directory; make one with: ./cluster.sh start"; }
 
+# Of the command that was called.
+take_at_most() { # COUNT WHAT ARGUMENT...
+    (($# - 2 <= $1)) || misuse "$command takes $2"
+}
+
 # Sets `node` to the number given, or ends with an error.
 node=0
 take_node() {
     must_exist
+    take_at_most 1 "the number of one node" "$@"
     local those="${nodes[*]}"
     [[ $those != "$(seq -s ' ' "${#nodes[@]}")" ]] || those="1 to ${#nodes[@]}"
     [[ $# -ge 1 ]] || misuse "which node? Give its number, $those"
@@ -252,8 +260,8 @@ stop_node() { # NODE: in good order if it lets us
 # Of a node that was told to stop. Not told again: to a node a second SIGTERM means "leave at once".
 await_end() { # NODE
     wait_for_state "$1" stopped "$STOP_S" && return
-    echo "n$1 did not stop within $STOP_S s: killed"
     signal_node "$1" KILL || true
+    echo "n$1 did not stop within $STOP_S s: killed"
     wait_for_state "$1" stopped "$STOP_S" || die "n$1 cannot be killed; it may hang in the disk"
 }
 
@@ -374,7 +382,7 @@ lock() { # one command that changes something at a time
 
 command_start() {
     local i read=linearizable
-    [[ $# -le 1 ]] || misuse "start takes one number"
+    take_at_most 1 "one number" "$@"
     [[ $# -eq 0 || $1 =~ ^[1-9]$ ]] || misuse "a cluster has 1 to $size_max nodes, not '$1'"
     "$top/setup.sh"
     lock
@@ -391,7 +399,7 @@ command_start() {
     for i in "${nodes[@]}"; do
         case $(node_state "$i") in
             stopped) check_ports "$i"; launch "$i" ;;
-            paused) echo "resuming n$i"; signal_node "$i" CONT ;;
+            paused) signal_node "$i" CONT; echo "resuming n$i" ;;
         esac
     done
     wait_until_serving "$read" "${nodes[@]}"
@@ -405,7 +413,13 @@ command_status() {
 
 command_stop() {
     local i
-    must_exist
+    take_at_most 1 "the number of one node, or nothing" "$@"
+    if [[ $# -gt 0 ]]; then
+        take_node "$@"
+        stop_node "$node"
+        echo "n$node is stopped"
+        return
+    fi
     # All are told before any is waited for: a leader that stops last would see its followers go first.
     for i in "${nodes[@]}"; do tell_to_stop "$i" || true; done
     for i in "${nodes[@]}"; do await_end "$i"; done
@@ -442,7 +456,8 @@ command_restart() {
 }
 
 command_logs() {
-    take_node "$@"
+    take_node "${@:1:1}"
+    [[ $# -le 1 || $2 == -* ]] || misuse "logs takes the number of one node, and options of tail"
     [[ -e $directory/n$node/log ]] || die "n$node was never started"
     exec tail -n 50 "${@:2}" "$directory/n$node/log"
 }
@@ -511,9 +526,10 @@ command_replace() {
 command_wipe() {
     local i
     must_exist
+    take_at_most 1 "the number of one node, or nothing" "$@"
     if [[ $# -gt 0 ]]; then
         take_node "$@"
-        [[ $(node_state "$node") == stopped ]] || die "n$node runs: stop it first (kill $node)"
+        [[ $(node_state "$node") == stopped ]] || die "n$node runs: end it first (./cluster.sh stop $node)"
         must_be_unused "$node"
         rm -rf "${directory:?}/n$node"
         echo "the data of n$node is gone; the others know that and will not take it back under its old identity"
@@ -546,17 +562,17 @@ command_ctl() {
 }
 
 main() {
-    local command=${1:-help}
+    command=${1:-help}
     [[ $# -eq 0 ]] || shift
     case $command in
-        help | -h | --help) usage; return ;;
+        help | -h | --help) take_at_most 0 nothing "$@"; usage; return ;;
         demo) command_demo "$@" ;; # it has nothing to do with the cluster that may be here
     esac
     load
     case $command in
         start) command_start "$@" ;;
-        status) command_status ;;
-        stop) must_exist; lock; command_stop ;;
+        status) take_at_most 0 nothing "$@"; command_status ;;
+        stop) must_exist; lock; command_stop "$@" ;;
         kill) must_exist; lock; command_signal KILL stopped "$@" ;;
         pause) must_exist; lock; command_signal STOP paused "$@" ;;
         resume) must_exist; lock; command_signal CONT running "$@" ;;

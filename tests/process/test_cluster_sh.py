@@ -143,6 +143,7 @@ def test_help_names_every_command(script: Script) -> None:
         (["start", "three"], {}, "1 to 9 nodes, not 'three'"),
         (["start", ""], {}, "1 to 9 nodes, not ''"),
         (["start", "3", "5"], {}, "start takes one number"),
+        (["help", "me"], {}, "help takes nothing"),
         (["start"], {"QUORUMLOG_CLUSTER_PORT": "http"}, "QUORUMLOG_CLUSTER_PORT is not a port"),
         (["start"], {"QUORUMLOG_CLUSTER_PORT": "65500"}, "QUORUMLOG_CLUSTER_PORT is not a port"),
         (["start"], {"QUORUMLOG_CLUSTER_PORT": "02379"}, "QUORUMLOG_CLUSTER_PORT is not a port"),
@@ -202,6 +203,14 @@ def test_signals(script: Script, sleeper: subprocess.Popen[bytes]) -> None:
     assert sleeper.wait(timeout=10) == -signal.SIGKILL
 
 
+def test_one_node_is_stopped_and_no_other(script: Script, sleeper: subprocess.Popen[bytes]) -> None:
+    script.pretend(sleeper.pid, started_at(sleeper.pid))
+    assert script.ok("stop", "2") == "n2 is stopped\n"
+    assert script.column("STATE") == ["running", "stopped", "stopped"]
+    assert script.ok("stop", "n1") == "n1 is stopped\n"
+    assert sleeper.wait(timeout=10) == -signal.SIGTERM
+
+
 def test_a_paused_node_can_be_stopped(script: Script, sleeper: subprocess.Popen[bytes]) -> None:
     script.pretend(sleeper.pid, started_at(sleeper.pid))
     script.ok("pause", "1")
@@ -220,11 +229,22 @@ def test_a_paused_node_can_be_stopped(script: Script, sleeper: subprocess.Popen[
         (["remove", "4"], "no node '4'"),
         (["replace"], "which node?"),
         (["add", "4"], "add takes nothing but --learner"),
+        (["status", "-x"], "status takes nothing"),
+        (["faults", "1"], "faults takes nothing"),
+        (["heal", "1"], "heal takes nothing"),
+        (["slow", "3", "60001"], "'60001' is not a whole number of milliseconds from 0 to 60000"),
+        (["flaky", "3", "101"], "'101' is not a number of percent from 0 to 100"),
+        (["stop", "4"], "no node '4': this cluster has 1 to 3"),
+        *(
+            ([name, "1", "2"], f"{name} takes the number of one node")
+            for name in (*NODE_COMMANDS, "stop", "wipe", "remove", "replace")
+        ),
     ],
 )
 def test_which_node(script: Script, arguments: list[str], says: str) -> None:
     script.pretend(pid=1, started=-1)
-    assert says in script.refused(*arguments, status=2)
+    said = script.refused(*arguments, status=2)
+    assert says in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["wipe"], ["wipe", "1"]])
