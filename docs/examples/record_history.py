@@ -2,8 +2,9 @@
 
     python docs/examples/record_history.py history.jsonl 127.0.0.1:2379,127.0.0.1:2389 --seconds 20
 
-The store must be empty when it begins, and nobody else may write meanwhile. Cut, kill and pause members while
-it runs; that is what it is for.
+The store need not be empty: what is in it is read first, and written down. Nobody else may write meanwhile.
+Cut, kill and pause members while it runs; that is what it is for. Ctrl-C ends it sooner: what is in the file
+is a history.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import argparse
 import asyncio
 import random
 import re
+import secrets
+import sys
 import time
 from pathlib import Path
 
@@ -32,6 +35,8 @@ class Recorder:
     def __init__(self, writer: HistoryWriter, clients: int) -> None:
         self._writer = writer
         self._calls = 0
+        self._run = secrets.token_hex(4)
+        """In every value, so that no earlier run has written the same."""
         self.clients = clients
 
     async def run(self, process: int, endpoint: str, until_s: float) -> None:
@@ -56,7 +61,7 @@ class Recorder:
     def _request(self, rng: random.Random) -> h.Put | h.Delete | h.Range:
         key, dice = rng.choice(KEYS), rng.random()
         if dice < 0.5:
-            return h.Put(key, b"value-%d" % self._calls)  # no other call writes this
+            return h.Put(key, f"value-{self._run}-{self._calls}".encode())  # no other call writes this
         return h.Delete(key) if dice < 0.6 else h.Range(key)
 
 
@@ -95,15 +100,28 @@ async def make(client: Client, call: h.Operation) -> None:
     call.return_ns = time.monotonic_ns()
 
 
+async def read_all(endpoints: list[str]) -> tuple[int, dict[bytes, h.Kv]]:
+    """Return the store's revision, and all keys of that revision."""
+    revision, kvs = 0, {}
+    async with Client(endpoints, timeout_s=TIMEOUT_S) as client:
+        async for page in client.range_pages(b"\0", b"\0"):
+            revision = revision or page.header.revision
+            for kv in page.kvs:
+                kvs[kv.key] = h.Kv(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.version)
+    return revision, kvs
+
+
 async def record(path: Path, endpoints: list[str], seconds: float, clients_each: int = 2) -> None:
     homes = [endpoint for endpoint in endpoints for _ in range(clients_each)]
+    revision, initial = await read_all(endpoints)
     until_s = time.monotonic() + seconds
     with path.open("wb") as file:
-        recorder = Recorder(HistoryWriter(file), len(homes))
+        writer = HistoryWriter(file, first_revision=revision, initial=initial)
+        recorder = Recorder(writer, len(homes))
         await asyncio.gather(*(recorder.run(i, home, until_s) for i, home in enumerate(homes)))
 
 
-if __name__ == "__main__":
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,4 +129,21 @@ if __name__ == "__main__":
     parser.add_argument("endpoints", help="HOST:PORT,HOST:PORT,...")
     parser.add_argument("--seconds", type=float, default=10.0)
     args = parser.parse_args()
-    asyncio.run(record(args.file, args.endpoints.split(","), args.seconds))
+    if not args.seconds > 0:
+        parser.error("--seconds must be larger than 0")
+    try:
+        asyncio.run(record(args.file, args.endpoints.split(","), args.seconds))
+    except KeyboardInterrupt:
+        print(f"interrupted; what was recorded is in {args.file}", file=sys.stderr)
+        return 130
+    except ClientError as error:
+        print(f"the store cannot be read, nothing was recorded: {error.message}", file=sys.stderr)
+        return 3
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

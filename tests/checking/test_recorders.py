@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import runpy
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,55 @@ def test_of_the_trials(request_: Request, text: str, applied: str, outcome: str)
     # The demonstrations tell their spectators of it as what it was.
     assert is_told_applied(operation) == (applied == "yes")
     assert _told(operation, {})[1] == ("unmet" if applied == "yes" else "unknown")
+
+
+def record(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["record_history.py", *arguments])
+    try:
+        status: int = EXAMPLE["main"]()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return status
+
+
+async def empty(_: object) -> tuple[int, dict[bytes, object]]:
+    return 1, {}
+
+
+def test_the_example_ends_with_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "history.jsonl"
+    old.write_text("of yesterday")
+    for status, told, *arguments in (
+        (2, "--seconds must be larger than 0", "127.0.0.1:1", "--seconds", "0"),
+        (2, "--seconds must be larger than 0", "127.0.0.1:1", "--seconds", "nan"),
+        (2, "no-port", "no-port"),
+        (3, "the store cannot be read, nothing was recorded", "127.0.0.1:1"),
+    ):
+        assert record(monkeypatch, str(old), *arguments) == status
+        shown = capsys.readouterr().err
+        assert told in shown.splitlines()[-1] and "Traceback" not in shown
+        assert old.read_text() == "of yesterday"
+    monkeypatch.setitem(EXAMPLE["record"].__globals__, "read_all", empty)
+    assert record(monkeypatch, str(tmp_path / "no" / "h.jsonl"), "127.0.0.1:1") == 2
+    assert capsys.readouterr().err.startswith("[Errno 2] No such file or directory")
+
+
+def test_what_the_example_has_recorded_when_it_is_interrupted_is_a_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def wait(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    monkeypatch.setitem(EXAMPLE["record"].__globals__, "read_all", empty)
+    monkeypatch.setitem(EXAMPLE["record"].__globals__, "make", wait)
+    path = tmp_path / "history.jsonl"
+    assert record(monkeypatch, str(path), "127.0.0.1:1") == 130
+    assert capsys.readouterr().err == f"interrupted; what was recorded is in {path}\n"
+    with path.open("rb") as file:
+        assert {one.outcome for one in read_history(file, "h").operations} == {"info"}
 
 
 def test_its_loss_is_found_also_from_the_file(tmp_path: Path) -> None:

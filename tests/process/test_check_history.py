@@ -79,6 +79,7 @@ async def test_a_history_is_checked_against_members_files_and_logs(
     assert "Timeline" in page.read_text()
     verify_resolved(path, found["unknown_writes"], final)
     await verify_a_lie_is_seen(path, logs, tmp_path / "lie.jsonl")
+    await verify_a_loss_is_seen(path, logs, tmp_path / "loss.jsonl")
 
 
 async def test_the_example_in_the_docs_records_a_history(make_cluster: MakeCluster, tmp_path: Path) -> None:
@@ -86,13 +87,15 @@ async def test_the_example_in_the_docs_records_a_history(make_cluster: MakeClust
     cluster = make_cluster(size=1)
     cluster.start()
     await cluster.wait_healthy()
-    path = tmp_path / "history.jsonl"
-    await example["record"](path, cluster.endpoints, 1.0)
-    status, found = await check(path, "--endpoints", cluster.endpoints[0])
-    assert (status, found["verdict"]) == (0, "correct"), found
-    # A single member has nobody whose hash could be compared with its own.
-    assert {one["name"] for one in found["checks"]} == {"revisions", "acknowledged"}
-    assert found["acknowledged"] > 1
+    for number in (1, 2):  # the second finds what the first has left
+        path = tmp_path / f"history{number}.jsonl"
+        await example["record"](path, cluster.endpoints, 0.5)
+        status, found = await check(path, "--endpoints", cluster.endpoints[0])
+        assert (status, found["verdict"]) == (0, "correct"), found
+        # A single member has nobody whose hash could be compared with its own.
+        assert {one["name"] for one in found["checks"]} == {"revisions", "acknowledged"}
+        assert found["acknowledged"] > 1
+        assert ('"type":"initial"' in path.read_text()) == (number == 2)
 
 
 def verify_resolved(path: Path, resolved: dict[str, str], final: Path) -> None:
@@ -120,6 +123,18 @@ async def verify_a_lie_is_seen(path: Path, logs: list[str], lie: Path) -> None:
     assert (status, found["verdict"]) == (1, "wrong")
     kinds = {fault["kind"]: fault["ids"] for fault in found["faults"]}
     assert told["id"] in kinds["refused-but-applied"], found["faults"]
+
+
+async def verify_a_loss_is_seen(path: Path, logs: list[str], loss: Path) -> None:
+    """Acknowledged, and in no log: two of three members would tell, and one is not enough to know."""
+    put = {"f": "put", "arg": {"key": "x", "value": "y"}}
+    call = {"type": "invoke", "id": 10**6, "process": 10**6, "t": 0, **put}
+    end = {"type": "ok", "id": 10**6, "t": 1, "revision": 2, "resp": {}}
+    loss.write_text(path.read_text() + json.dumps(call) + "\n" + json.dumps(end) + "\n")
+    for number, told in ((1, "not decided"), (2, "wrong")):
+        _, found = await check(loss, *logs[: 2 * number])
+        (checked,) = [one for one in found["checks"] if one["name"] == "logs"]
+        assert checked["outcome"] == told, found
 
 
 def test_a_trial_keeps_a_wrong_history_of_a_later_part_so_that_it_can_be_checked(tmp_path: Path) -> None:
