@@ -27,7 +27,8 @@ class AckView(NamedTuple):
     """Of the leader that said so. Says nothing of entries of another term."""
     leader: NodeId
     membership: Membership
-    """The newest configuration here: who counts, which labels there are, the settings."""
+    """Who counts, which labels there are, the settings. For the gate the configuration at the entry, for
+    those who wait the committed one."""
     members: Mapping[NodeId, MemberAcks]
     """Empty as long as the leader has said nothing."""
 

@@ -57,12 +57,25 @@ class Acknowledging(Recovering):
 
     @property
     def acks(self) -> AckView:
-        """What is known of who has what: at first hand at a leader, else as the leader said last."""
+        """What is known of who has what: at first hand at a leader, else as the leader said last. Who counts,
+        with which labels, is what is committed: what is merely appended may be rolled back when somebody has
+        been told that his write is where he wanted it."""
         if self._leadership is not None:
             members: Mapping[NodeId, MemberAcks] = {one[0]: one for one in self._leadership.member_acks()}
         else:
             members = self._heard_acks
-        return AckView(self.term, self.leader, self._membership, members)
+        return AckView(self.term, self.leader, self._configurations.committed.membership, members)
+
+    @property
+    def policy_begin_index(self) -> LogIndex:
+        """Index of the entry by which there came to be a policy: there has been one since, as far as is
+        committed here. Who wrote before it waits for nobody."""
+        found = self._configurations.committed
+        while (before := self._configurations.at(found.index - 1)).index < found.index:
+            if not before.membership.ack.policy.is_on:
+                break
+            found = before
+        return found.index
 
     def want_acks(self, *, applied: bool) -> None:
         """Somebody waits here for what members have, or have applied. To be called again at least every
@@ -124,6 +137,7 @@ class Acknowledging(Recovering):
         return self._watch
 
     def _note_committed_policy(self) -> None:
+        self._is_ack_news = self._follows_acks
         state = self._configurations.committed.membership.ack.state
         if state is not self._committed_ack_state:
             self._committed_ack_state = state

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from raft.core.ack_codec import check_labels
 from raft.core.ack_policy import impossible
-from raft.core.ack_types import AckSettings, AckState
+from raft.core.ack_types import AckPolicy, AckSettings, AckState
 from raft.core.errors import ChangeRefusal, ChangeRefused
 from raft.core.membership_codec import DETAILS_BYTES_MAX, MEMBERS_MAX, REMOVED_MAX
 from raft.core.types import NO_NODE, Labels, Membership, MembershipChange, NodeId
@@ -100,13 +100,23 @@ def _with_policy(current: Membership, change: MembershipChange) -> Membership:
         raise ChangeRefused(ChangeRefusal.MALFORMED)
     if impossible(change.ack.requirement, current):
         raise ChangeRefused(ChangeRefusal.ACKS_IMPOSSIBLE)
-    new = replace(current, ack=AckSettings(change.ack))
+    new = replace(current, ack=AckSettings(change.ack, _state_under(change.ack, current.ack)))
     if new == current:
         # Also if it was this very change, asked for twice since its answer was lost.
         raise ChangeRefused(ChangeRefusal.NOTHING_TO_DO)
     if change.ack_before is not None and change.ack_before != current.ack.policy:
         raise ChangeRefused(ChangeRefusal.ACKS_CHANGED)
     return new
+
+
+def _state_under(policy: AckPolicy, before: AckSettings) -> AckState:
+    """Return the state in which `policy` begins. It is promised anew only where something else is promised:
+    else another timeout, set while a member is missing, would have every write wait for that member again."""
+
+    def promise(of: AckPolicy) -> object:
+        return of.requirement, of.wait_point, of.on_timeout
+
+    return before.state if policy.is_on and promise(policy) == promise(before.policy) else AckState.SYNC
 
 
 def _check_names(current: Membership, change: MembershipChange) -> None:

@@ -395,6 +395,7 @@ class Raft(Proposing):
         self.log.restore(meta.index, meta.term)
         self._configurations.restore(meta.index, membership)
         self._reconfigure()
+        self._note_committed_policy()
         self._snapshot = meta
         if self.leader != NO_NODE:
             self._reply_append(match_index=meta.index)

@@ -156,7 +156,8 @@ class MembershipChange:
     labels: tuple[tuple[NodeId, Labels], ...] = ()
     """All labels of these members from now on; none if empty. Changes no quorum."""
     ack: AckPolicy | None = None
-    """The ack policy from now on; its state begins as SYNC. None: as it is. Set, it stands alone."""
+    """The ack policy from now on. Its state begins as SYNC, or stays if only times change. None: as it is.
+    Set, it stands alone."""
     ack_before: AckPolicy | None = None
     """With `ack`: what that was made of. Refused as ACKS_CHANGED where the policy is another one by then, so
     that of two who change a part of it at once neither sets back what the other has set."""

@@ -52,6 +52,8 @@ class Ruling:
     """What the cluster and the caller ask for."""
     met_index: LogIndex
     """Through which index that is there."""
+    base_index: LogIndex
+    """Through which index what the cluster asks for is there."""
     own_index: LogIndex | None
     """Through which index what the caller asks for is there; None if he asks for nothing."""
     possible_index: LogIndex | None
@@ -69,19 +71,23 @@ class Ruling:
         """Return what is to be said of an entry that is applied here; None: it has to wait."""
         if self.full.is_nothing:
             return Verdict.MET
+        degrades = self.policy.is_on and self.policy.on_timeout is OnTimeout.DEGRADE
         if term < self.term:
-            return Verdict.UNKNOWN
+            # What is committed to need nobody beyond a majority needs no leader's word either.
+            is_free = degrades and self.own_index is None and self._is_lifted(is_over=is_overdue)
+            return Verdict.LIFTED if is_free else Verdict.UNKNOWN
         if index <= self.met_index:
             return Verdict.MET
         is_over = is_overdue or (self.possible_index is not None and index > self.possible_index)
         is_own_met = self.own_index is None or index <= self.own_index
         if is_own_met and self._is_lifted(is_over=is_over):
-            return Verdict.LIFTED if self.policy.on_timeout is OnTimeout.DEGRADE else Verdict.UNMET
+            return Verdict.LIFTED if degrades else Verdict.UNMET
         if not is_over:
             return None
         has_own_wish = not is_own_met or (self.request is not None and self.request.timeout_ms is not None)
-        if self.policy.is_on and self.policy.on_timeout is OnTimeout.DEGRADE and not has_own_wish:
-            # The leader will say so, by an entry. One that cannot commit it cannot degrade.
+        if degrades and not has_own_wish and index > self.base_index:
+            # The leader will say so, by an entry. One that cannot commit it cannot degrade. It judges by what
+            # the cluster asks for: if that is there, and only both together are not, it says nothing.
             return None
         return Verdict.UNMET
 
@@ -123,18 +129,20 @@ def rule(
                 counts_learners=base.counts_learners,
             )
             full = strengthened(base, own)
-        elif request.wants_applied:
-            full = replace(base, stage=AckStage.APPLIED)
+        elif request.wants_applied and not base.is_nothing:
+            own = full = replace(base, stage=AckStage.APPLIED)
     known = view if view is not None and view.term == term else None
     if known is not None and full.stage is AckStage.APPLIED:
         known = _with_applied(known, own_id, applied_index)
     if known is None:
-        return Ruling(request, settings, term, None, full, 0, None if own is None else 0, None)
+        return Ruling(request, settings, term, None, full, 0, 0, None if own is None else 0, None)
     possible_index = None
     if not settings.policy.wait_no_replica and known.members:
         possible_index = policy_index(full, _at_best(known))
+    base_index = policy_index(base, known)
     own_index = None if own is None else policy_index(own, known)
-    return Ruling(request, settings, term, known, full, policy_index(full, known), own_index, possible_index)
+    met_index = policy_index(full, known)
+    return Ruling(request, settings, term, known, full, met_index, base_index, own_index, possible_index)
 
 
 def _at_best(view: AckView) -> AckView:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from raft.core.ack_policy import AckView
 from raft.core.ack_types import NO_ACKS, AckSettings, AckStage, AckState
@@ -35,16 +35,35 @@ from raft.runtime.state_machine import Command
 
 logger = logging.getLogger(__name__)
 
-_NOTHING_ASKED: Final = AckRequest()
+
+class _Kind(NamedTuple):
+    """What a ruling is made of, besides the news."""
+
+    request: AckRequest | None
+    """With 1 ms in the place of any timeout of its own."""
+    is_free: bool
+    """The policy of the cluster does not hold for it."""
+
+
+_SOME_TIMEOUT: Final = AckRequest(timeout_ms=1)
+
+
+def _kind(request: AckRequest | None, *, is_free: bool) -> _Kind:
+    if request is not None and request.timeout_ms is not None:
+        asks = request.asks
+        request = AckRequest(request.replicas, request.stage, 1) if asks else _SOME_TIMEOUT
+    return _Kind(request, is_free)
 
 
 class _Waiter:
     __slots__ = (
         "begin_s",
+        "due_s",
         "future",
         "has_waited",
         "index",
         "is_overdue",
+        "kind",
         "request",
         "result",
         "sequence",
@@ -61,6 +80,8 @@ class _Waiter:
         request: AckRequest | None,
         size: int,
         begin_s: float,
+        due_s: float,
+        kind: _Kind,
     ) -> None:
         self.sequence = sequence
         self.future = future
@@ -70,7 +91,16 @@ class _Waiter:
         self.request = request
         self.size = size
         self.begin_s = begin_s
+        self.due_s = due_s
+        """When its proposal ends, whatever it waits for."""
+        self.kind = kind
         self.has_waited = self.is_overdue = False
+
+    def overdue_s(self, wait_timeout_ms: int) -> float:
+        """Return when it has waited for as long as it should."""
+        request = self.request
+        own_ms = None if request is None else request.timeout_ms
+        return self.begin_s + (own_ms or wait_timeout_ms) / 1000.0
 
 
 class AckWaits:
@@ -95,15 +125,20 @@ class AckWaits:
         """As committed."""
         self.is_on = False
         """Whether a policy is on: then every write waits."""
+        self._policy_begin_index: LogIndex = 0
+        """Nothing through here waits for the cluster: it was written while no policy was on."""
         self.view: AckView | None = None
         self.seen_s: dict[NodeId, float] = {}
         """When each member was last seen to have something new."""
         self.has_news = False
         """Whether `judge` has something to do."""
         self._waiters: dict[int, _Waiter] = {}
-        self._groups: dict[AckRequest | None, dict[int, _Waiter]] = {}
+        self._groups: dict[_Kind, dict[int, _Waiter]] = {}
+        """Those on whom one ruling is made. Not by their own timeouts, of which each may have another one."""
+        self._overdue: dict[int, _Waiter] = {}
+        """Who waits on though his time is over: for the entry by which the cluster degrades."""
         self._fresh: list[_Waiter] = []
-        self._rulings: dict[AckRequest | None, Ruling] = {}
+        self._rulings: dict[_Kind, Ruling] = {}
         """Made since the last news."""
         self.count = 0
         """Writes that wait."""
@@ -143,14 +178,18 @@ class AckWaits:
         result: object,
         request: AckRequest | None,
         size: int,
+        due_s: float,
     ) -> None:
-        """`command` was applied here, with `result`. `request` None: the caller wants the bare result."""
-        if not self.is_on and (request is None or not request.asks):
+        """`command` was applied here, with `result`. `request` None: the caller wants the bare result.
+        `due_s`: the deadline of the proposal, at which the owner calls `expired`."""
+        is_free = not self.is_on or command.index <= self._policy_begin_index
+        if is_free and (request is None or not request.asks):
             future.set_result(self._reply_without_policy(command, result, request))
             return
-        waiter = _Waiter(sequence, future, command, result, request, size, self._clock())
+        kind = _kind(request, is_free=is_free)
+        waiter = _Waiter(sequence, future, command, result, request, size, self._clock(), due_s, kind)
         self._waiters[sequence] = waiter
-        self._groups.setdefault(request, {})[sequence] = waiter
+        self._groups.setdefault(kind, {})[sequence] = waiter
         self._fresh.append(waiter)
         self.count += 1
         self.bytes += size
@@ -196,12 +235,19 @@ class AckWaits:
             self._net_since_s = now_s
         self._is_news()
 
-    def settled(self, settings: AckSettings) -> None:
-        """`settings` are committed."""
+    def settled(self, settings: AckSettings, index: LogIndex) -> None:
+        """`settings` are committed, by the entry at `index`."""
         if settings == self.settings:
             return
         before, self.settings = self.settings, settings
+        if settings.policy.is_on and not self.is_on:
+            # The leader looks after nothing that was written before it either: it would never degrade.
+            self._policy_begin_index = index
         self.is_on = settings.policy.is_on
+        timeout_ms = settings.policy.wait_timeout_ms
+        if timeout_ms != before.policy.wait_timeout_ms:
+            for waiter in self._waiters.values():
+                self._add_deadline(waiter.overdue_s(timeout_ms), waiter)
         if settings.state is not before.state:
             level = logging.WARNING if settings.state is AckState.DEGRADED else logging.INFO
             logger.log(level, "the ack policy's state is %s", settings.state.value)
@@ -216,14 +262,17 @@ class AckWaits:
     def judge(self) -> None:
         """Tell those whose waiting has ended. To be called when a turn has applied what it had."""
         self.has_news = False
-        for request, waiters in list(self._groups.items()):
-            ruling = self._rule(request)
+        for kind, waiters in list(self._groups.items()):
+            ruling = self._rule(kind)
             ended = _ended(ruling, waiters.values())
             if len(ended) < len(waiters) and ruling.possible_index is not None:
                 # What is hopeless is hopeless from some entry on.
                 ended += reversed(_ended(ruling, reversed(waiters.values())))
             if ended:
                 self._end_all(ruling, ended)
+        # Whose own time was shorter stands behind others who wait on.
+        for waiter in list(self._overdue.values()):
+            self._judge_one(waiter)
         fresh, self._fresh = self._fresh, []
         for waiter in fresh:
             if waiter.sequence in self._waiters:
@@ -251,14 +300,17 @@ class AckWaits:
         """Their waiting has lasted as long as it should."""
         for sequence in sequences:
             waiter = self._waiters.get(sequence)
-            if waiter is None:
+            if waiter is None or waiter.is_overdue:
+                continue
+            overdue_s = waiter.overdue_s(self.settings.policy.wait_timeout_ms)
+            if overdue_s > self._clock():
+                # The policy gives more time now.
+                self._add_deadline(overdue_s, waiter)
                 continue
             waiter.is_overdue = True
+            self._overdue[sequence] = waiter
             self.counters.wait_timeouts += 1
-            ruling = self._rule(waiter.request)
-            verdict = ruling.of(waiter.index, waiter.term, is_overdue=True)
-            if verdict is not None:
-                self._end_all(ruling, [(waiter, verdict)])
+            self._judge_one(waiter)
 
     def expired(self, sequence: int) -> None:
         """The deadline of the proposal has come: nobody waits on."""
@@ -267,14 +319,14 @@ class AckWaits:
             return
         if not waiter.is_overdue:
             self.counters.wait_timeouts += 1
-        ruling = self._rule(waiter.request)
+        ruling = self._rule(waiter.kind)
         verdict = ruling.of(waiter.index, waiter.term, is_overdue=True) or Verdict.UNMET
         self._end_all(ruling, [(waiter, verdict)])
 
     def fail_all(self) -> None:
         """This node stops: what waits is committed, and who has it will not be known here."""
         for waiter in list(self._waiters.values()):
-            self._end(waiter, Verdict.UNKNOWN, self._rule(waiter.request), 0)
+            self._end(waiter, Verdict.UNKNOWN, self._rule(waiter.kind), 0)
 
     # Inside
 
@@ -288,18 +340,29 @@ class AckWaits:
         self._rulings.clear()
         self.has_news = bool(self._waiters)
 
-    def _rule(self, request: AckRequest | None) -> Ruling:
-        ruling = self._rulings.get(request)
+    def _rule(self, kind: _Kind) -> Ruling:
+        ruling = self._rulings.get(kind)
         if ruling is None:
-            ruling = self._rulings[request] = rule(
-                request, self.settings, self.view, self._term, self._own_id, self._applied_index
+            settings = NO_ACKS if kind.is_free else self.settings
+            ruling = self._rulings[kind] = rule(
+                kind.request, settings, self.view, self._term, self._own_id, self._applied_index
             )
         return ruling
 
+    def _judge_one(self, waiter: _Waiter) -> None:
+        ruling = self._rule(waiter.kind)
+        verdict = ruling.of(waiter.index, waiter.term, is_overdue=waiter.is_overdue)
+        if verdict is not None:
+            self._end_all(ruling, [(waiter, verdict)])
+
+    def _add_deadline(self, overdue_s: float, waiter: _Waiter) -> None:
+        # What is due after the end of the proposal is not needed, and would stay on the wheel until then: of
+        # each write a number, for a day if somebody gives it a day.
+        if overdue_s < waiter.due_s:
+            self._deadlines.add(overdue_s, waiter.sequence)
+
     def _wait(self, waiter: _Waiter) -> None:
-        request = waiter.request or _NOTHING_ASKED
-        timeout_ms = request.timeout_ms or self.settings.policy.wait_timeout_ms
-        self._deadlines.add(waiter.begin_s + timeout_ms / 1000.0, waiter.sequence)
+        self._add_deadline(waiter.overdue_s(self.settings.policy.wait_timeout_ms), waiter)
         waiter.has_waited = True
         self.counters.tx_waits += 1
         if len(self._waiters) == 1 or self._net_since_s < waiter.begin_s:
@@ -346,10 +409,11 @@ class AckWaits:
         del self._waiters[waiter.sequence]
         self.count -= 1
         self.bytes -= waiter.size
-        group = self._groups[waiter.request]
+        self._overdue.pop(waiter.sequence, None)
+        group = self._groups[waiter.kind]
         del group[waiter.sequence]
         if not group:
-            del self._groups[waiter.request]
+            del self._groups[waiter.kind]
         if waiter.request is not None:
             self.left(waiter.request)
 

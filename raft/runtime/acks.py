@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from raft.core.raft import Raft
 from raft.core.ready import Ready
-from raft.core.types import LogIndex
+from raft.core.types import LogIndex, Membership
 from raft.runtime.ack_waits import AckWaits
 from raft.runtime.config import NodeConfig
 from raft.runtime.deadlines import Deadlines
@@ -40,7 +40,7 @@ class Acks:
             deadlines=self._leader_deadlines,
             counters=self.waits.counters,
         )
-        self.waits.settled(core.membership.committed.ack)
+        self._settle(core.membership.committed)
         self.waits.in_term(core.term)
 
     def reported(self, ready: Ready) -> None:
@@ -48,11 +48,14 @@ class Acks:
         if ready.acks is not None:
             self.waits.viewed(ready.acks)
         if ready.membership is not None:
-            self.waits.settled(ready.membership.committed.ack)
+            self._settle(ready.membership.committed)
         if ready.soft_state is not None:
             self.waits.in_term(ready.soft_state.term)
             # Another leader does not know that somebody waits here.
             self.waits.want()
+
+    def _settle(self, committed: Membership) -> None:
+        self.waits.settled(committed.ack, self._core.policy_begin_index)
 
     def applied(self, index: LogIndex) -> None:
         """The state machine is current through `index`."""

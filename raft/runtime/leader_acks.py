@@ -159,7 +159,7 @@ class LeaderAcks:
     @property
     def has_waiting(self) -> bool:
         """Whether somebody still waits for the own disk."""
-        return bool(self._fresh) or any(not write.is_acked for write in self._ledger)
+        return any(not write.future.done() for write in (*self._fresh, *self._ledger))
 
     def submit(
         self, command: bytes, due_s: float, loop: asyncio.AbstractEventLoop
@@ -201,12 +201,21 @@ class LeaderAcks:
             # It would be forwarded, and then it is no longer this disk that is waited for.
             self._refuse(writes, LeaderAckRefused, "not acknowledged by the leader alone: it leads no more")
             return
+        if not self._core.heard_quorum:
+            # They may have waited for a disk that hung, and much may have happened since they were let in.
+            text = "not acknowledged by the leader alone: no majority was heard within an election timeout"
+            self._refuse(writes, LeaderAckRefused, text)
+            return
         try:
             proposed = self._core.propose([write.payload for write in writes])
         except (AcksMissing, Overloaded, ProposalTooLarge) as error:
             self._refuse(writes, type(error), str(error))
         except (NotLeader, Transferring) as error:
             self._refuse(writes, LeaderAckRefused, f"not acknowledged by the leader alone: {error}")
+        except Exception:
+            # The node ends by it. Nobody else knows of these.
+            self._refuse(writes, OutcomeUnknown, "the log failed when it was given the write")
+            raise
         else:
             for index, write in enumerate(writes, proposed.first_index):
                 write.term, write.index = proposed.term, index
@@ -279,7 +288,13 @@ class LeaderAcks:
     def expire(self, due: Sequence[asyncio.Future[LeaderAck]]) -> None:
         """The deadline of these has come."""
         for future in due:
-            if not future.done():
+            if future.done():
+                continue
+            if any(write.future is future for write in self._fresh):
+                # And never will be: what is over is not given to it.
+                text = "not acknowledged by the leader alone: the deadline came before the log was given it"
+                future.set_exception(LeaderAckRefused(text))
+            else:
                 future.set_exception(
                     OutcomeUnknown("the deadline came before this disk had the write; it may yet be applied")
                 )

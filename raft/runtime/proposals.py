@@ -70,11 +70,14 @@ class _Batch:
 
 
 class _Waiter:
-    __slots__ = ("ack", "batch", "future", "payload")
+    __slots__ = ("ack", "batch", "due_s", "future", "payload")
 
-    def __init__(self, future: asyncio.Future[object], payload: bytes, ack: AckRequest | None) -> None:
+    def __init__(
+        self, future: asyncio.Future[object], payload: bytes, due_s: float, ack: AckRequest | None
+    ) -> None:
         self.future = future
         self.payload = payload
+        self.due_s = due_s
         self.ack = ack
         """None: the caller wants the bare result."""
         self.batch: _Batch | None = None
@@ -147,7 +150,7 @@ class Proposals:
             raise Overloaded(f"proposals of {waiting_bytes} bytes are waiting here already")
         self._sequence = sequence = self._sequence + 1
         future: asyncio.Future[object] = loop.create_future()
-        self._waiters[sequence] = _Waiter(future, ORIGIN.pack(self._run_id, sequence) + command, ack)
+        self._waiters[sequence] = _Waiter(future, ORIGIN.pack(self._run_id, sequence) + command, due_s, ack)
         self._bytes += size
         self._fresh.append(sequence)
         if len(self._fresh) > 2 * self._count_max:
@@ -242,7 +245,8 @@ class Proposals:
         elif waiter.ack is None and not self._acks.is_on:
             waiter.future.set_result(result)
         else:
-            self._acks.begin(sequence, waiter.future, command, result, waiter.ack, len(waiter.payload))
+            size = len(waiter.payload)
+            self._acks.begin(sequence, waiter.future, command, result, waiter.ack, size, waiter.due_s)
 
     def applied_term(self, term: Term) -> None:
         """Entries through one of `term` were applied, and `applied` was called for each of ours."""

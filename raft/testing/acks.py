@@ -163,7 +163,7 @@ class AckOperator:
         if held and core.commit_index >= held:
             counts["gates_lifted"] += 1
         leadership = core._leadership
-        if leadership is not None and gates(view.settings):
+        if leadership is not None and gates(core.membership.effective.ack):
             majority_index = leadership.quorum_commit_index()
             if majority_index > core.commit_index:
                 counts["commits_held"] += not held

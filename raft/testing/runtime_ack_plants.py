@@ -8,6 +8,7 @@ from random import Random
 
 from raft.core.ack_types import AckSettings
 from raft.core.ready import Ready
+from raft.core.types import LogIndex
 from raft.runtime.ack_ruling import Verdict
 from raft.runtime.ack_waits import AckWaits
 from raft.runtime.acks import Acks
@@ -22,7 +23,7 @@ class _BelievesTheNewest(Acks):
     def reported(self, ready: Ready) -> None:
         super().reported(ready)
         if ready.membership is not None:
-            self.waits.settled(ready.membership.effective.ack)
+            self.waits.settled(ready.membership.effective.ack, 0)
 
 
 class LiftedByWhatIsAppended(Node):
@@ -35,8 +36,8 @@ class LiftedByWhatIsAppended(Node):
 
 
 class _WaitsForNobody(AckWaits):
-    def settled(self, settings: AckSettings) -> None:
-        super().settled(settings)
+    def settled(self, settings: AckSettings, index: LogIndex) -> None:
+        super().settled(settings, index)
         self.is_on = False
 
 
@@ -55,7 +56,7 @@ class _DegradesAlone(AckWaits):
         for sequence in sequences:
             waiter = self._waiters.get(sequence)
             if waiter is not None:
-                self._end_all(self._rule(waiter.request), [(waiter, Verdict.LIFTED)])
+                self._end_all(self._rule(waiter.kind), [(waiter, Verdict.LIFTED)])
 
 
 class DegradesAlone(Node):

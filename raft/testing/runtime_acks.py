@@ -67,7 +67,7 @@ def draw_wish(world: World, random: Random) -> AckRequest | None:
 
 class AckJudge:
     """See above. What a write's caller may be told follows from the configurations that were committed from
-    the write on, as far as labels and who counts go also from those that members merely had."""
+    the write on, and from nothing that was merely appended."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -106,9 +106,7 @@ class AckJudge:
         return [(membership.ack.policy, membership.ack.state) for membership in found]
 
     def _memberships(self, entry: Entry) -> list[Membership]:
-        cluster = self._world.cluster
-        had = [record.configurations.newest for record in cluster.nodes.values()]
-        return cluster.configurations.since(entry.index) + had
+        return self._world.cluster.configurations.since(entry.index)
 
     def _is_met(self, entry: Entry, wish: AckRequest | None = None) -> bool:
         return any(self._has(entry, policy.requirement, wish) for policy, _ in self._policies(entry))

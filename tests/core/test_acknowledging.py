@@ -313,6 +313,62 @@ def test_what_was_written_before_the_policy_waits_for_nobody() -> None:
     assert effective(cluster[1]).ack.state is AckState.SYNC
 
 
+def test_who_counts_and_with_which_labels_is_what_is_committed() -> None:
+    """A label that is merely appended may be rolled back when somebody was told that a member with it has his
+    write."""
+    cluster = group(None)
+    cluster.cut(1)
+    index = cluster[1].core.propose([b"x"]).first_index
+    cluster[1].core.propose_change(MembershipChange(labels=((2, (("zone", "dr"),)),)))
+    cluster.run()
+    assert effective(cluster[1]).labels and not cluster[1].core.acks.membership.labels
+    cluster.heal()
+    cluster.tick(3)
+    assert cluster[1].core.commit_index > index
+    assert cluster[1].core.acks.membership.labels == ((2, (("zone", "dr"),)),)
+
+
+def test_since_when_there_has_been_a_policy() -> None:
+    cluster = group(None)
+    write(cluster)
+    cluster.change(1, MembershipChange(ack=TWO))
+    begin = cluster[1].core.membership.committed_index
+    assert cluster[1].core.policy_begin_index == begin
+    write(cluster)
+    cluster.change(1, MembershipChange(ack=DEGRADES))
+    cluster.change(1, MembershipChange(labels=((2, (("zone", "dr"),)),)))
+    assert {node.core.policy_begin_index for node in cluster.nodes.values()} == {begin}
+    cluster.change(1, MembershipChange(ack=AckPolicy()))
+    cluster.change(1, MembershipChange(ack=TWO))
+    assert cluster[1].core.policy_begin_index == cluster[1].core.membership.committed_index
+
+
+def test_a_state_that_comes_by_a_snapshot_is_known_when_the_next_one_is_counted() -> None:
+    cluster = group(replace(DEGRADES, requirement=AckRequirement(3)), 4)
+    behind = cluster[3]
+    cluster.cut(4)
+    write(cluster)
+    until(cluster, AckState.DEGRADED, 20)
+    cluster.tick(3)
+    assert behind.core.ack_counts.degrades == 1
+    cluster.heal()
+    cluster.cut(3)
+    cluster.change(1, MembershipChange(ack=DEGRADES))
+    cluster.change(1, MembershipChange(ack=replace(DEGRADES, requirement=AckRequirement(3))))
+    cluster.heal()
+    meta = cluster[1].snapshot()
+    assert meta.membership.ack.state is AckState.SYNC
+    behind.offer(meta, cluster[1].applied)
+    behind.settle()
+    cluster.run()
+    cluster.tick(2)
+    cluster.cut(4)
+    write(cluster)
+    until(cluster, AckState.DEGRADED, 60)
+    cluster.tick(3)
+    assert behind.core.ack_counts.degrades == 2
+
+
 def test_who_waits_under_one_policy_waits_under_the_next() -> None:
     cluster = group(TWO)
     met = write(cluster)

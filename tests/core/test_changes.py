@@ -19,6 +19,8 @@ from raft.core.ack_types import (
     AckSettings,
     AckState,
     LabelRule,
+    OnTimeout,
+    WaitPoint,
 )
 from raft.core.changes import changed, is_at_risk, left, with_state
 from raft.core.errors import ChangeRefusal, ChangeRefused
@@ -340,7 +342,16 @@ def test_a_policy_stands_alone_in_its_change_and_begins_in_sync() -> None:
     assert new == replace(LABELLED, ack=AckSettings(DR, AckState.SYNC))
     assert not new.is_joint
     degraded = with_state(new, AckState.DEGRADED)
-    assert changed(degraded, MembershipChange(ack=DR), 1) == new
+    assert refusal(degraded, MembershipChange(ack=DR)) is ChangeRefusal.NOTHING_TO_DO
+    patient = replace(DR, wait_timeout_ms=77, recover_hold_ms=78, wait_no_replica=False)
+    later = changed(degraded, MembershipChange(ack=patient), 1)
+    assert later.ack == AckSettings(patient, AckState.DEGRADED), "nothing else is promised than before"
+    for other in (
+        replace(DR, requirement=replace(DR.requirement, counts_learners=True)),
+        replace(DR, wait_point=WaitPoint.BEFORE_APPLY),
+        replace(DR, on_timeout=OnTimeout.DEGRADE),
+    ):
+        assert changed(degraded, MembershipChange(ack=other), 1).ack == AckSettings(other)
     assert changed(new, MembershipChange(ack=AckPolicy()), 1) == LABELLED
     assert refusal(new, MembershipChange(ack=DR)) is ChangeRefusal.NOTHING_TO_DO
     for field in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -61,13 +62,14 @@ class Table:
             own_id=OWN, clock=lambda: self.now_s, deadlines=self.deadlines, want=self.wanted.append
         )
         self.sequence = 0
-        self.applied_index = 0
+        self.applied_index = self.policy_begin_index = 0
+        self.due_s = 1e9
         self.waits.in_term(3)
         if ack is not None:
             self.settle(ack, state)
 
     def settle(self, ack: AckPolicy, state: AckState = AckState.SYNC) -> None:
-        self.waits.settled(AckSettings(ack, state))
+        self.waits.settled(AckSettings(ack, state), self.policy_begin_index)
         self.judge()
 
     def apply(self, index: int, term: int = 3, request: AckRequest | None = NO_WISH) -> asyncio.Future[Any]:
@@ -75,7 +77,7 @@ class Table:
         self.sequence += 1
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         command = Command(index, term, b"")
-        self.waits.begin(self.sequence, future, command, f"result {index}", request, 10)
+        self.waits.begin(self.sequence, future, command, f"result {index}", request, 10, self.due_s)
         self.applied_index = max(self.applied_index, index)
         self.waits.applied_here(self.applied_index)
         self.judge()
@@ -261,6 +263,55 @@ async def test_before_apply_and_fail_is_unmet_at_once_while_degraded() -> None:
     assert unmet(t.apply(5)).state is AckState.DEGRADED
 
 
+async def test_a_stage_of_ones_own_is_never_lifted_either() -> None:
+    t = Table(policy(on_timeout=OnTimeout.DEGRADE), AckState.DEGRADED)
+    t.hear({LEADER: 9, OWN: 9, OTHER: 9})
+    future = t.apply(5, request=AckRequest(stage=AckStage.APPLIED))
+    assert not future.done()
+    t.pass_ms(3200)
+    assert unmet(future).acked == 1, "the own one"
+
+
+async def test_nobody_waits_for_an_entry_that_the_leader_has_no_reason_for() -> None:
+    """What the cluster asks for is there, and what this one write asks for makes it more than that."""
+    t = Table(policy(on_timeout=OnTimeout.DEGRADE))
+    t.hear({LEADER: 9, OWN: 9, OTHER: 9})
+    stage, both = AckRequest(stage=AckStage.APPLIED), AckRequest(replicas=1, stage=AckStage.APPLIED)
+    futures = [t.apply(5, request=stage), t.apply(6, request=both)]
+    t.pass_ms(3200)
+    for future in futures:
+        assert unmet(future).needed == 2
+
+
+async def test_what_was_written_before_there_was_a_policy_does_not_wait_for_it() -> None:
+    """It is applied behind the news of the policy. The leader looks after nothing that stands before that."""
+    t = Table()
+    t.hear({LEADER: 9, OWN: 9})
+    t.policy_begin_index = 6
+    t.settle(policy(on_timeout=OnTimeout.DEGRADE))
+    assert met(t.apply(5)).state is None
+    assert t.apply(5, request=None).result() == "result 5"
+    own = t.apply(5, request=AckRequest(replicas=2))
+    waits = t.apply(7)
+    assert not own.done() and not waits.done()
+    t.pass_ms(3200)
+    assert unmet(own).acked == 1 and not waits.done()
+    # Another policy after it changes nothing for those who wait already.
+    t.policy_begin_index = 9
+    t.settle(policy(AckRequirement(1)))
+    assert met(waits).is_met and not t.apply(8, request=AckRequest(replicas=2)).done()
+
+
+async def test_who_wants_a_wish_of_ones_own_before_the_policy_began_is_not_made_to_wait_for_both() -> None:
+    t = Table()
+    t.hear({LEADER: 9, OWN: 4})
+    own = t.apply(5, request=AckRequest(replicas=1))
+    t.policy_begin_index = 6
+    t.settle(policy(on_timeout=OnTimeout.DEGRADE))
+    t.hear({LEADER: 9, OWN: 9})
+    assert met(own).acked == 1
+
+
 async def test_a_wish_of_ones_own_is_never_lifted() -> None:
     t = Table(policy(on_timeout=OnTimeout.DEGRADE), AckState.DEGRADED)
     t.hear({LEADER: 9, OWN: 5})
@@ -277,6 +328,52 @@ async def test_a_caller_who_names_a_time_gets_an_error_at_that_time() -> None:
     future = t.apply(5, request=AckRequest(timeout_ms=200))
     t.pass_ms(400)
     assert unmet(future).is_known
+
+
+async def test_who_has_less_time_is_seen_behind_who_has_more() -> None:
+    """DEGRADED and RECOVERING come in one turn: whose time is over is lifted, wherever it stands."""
+    t = Table(policy(on_timeout=OnTimeout.DEGRADE))
+    t.hear({LEADER: 9, OWN: 9})
+    t.settle(replace(t.waits.settings.policy, wait_timeout_ms=60_000))
+    first = t.apply(5)
+    short = replace(t.waits.settings.policy, wait_timeout_ms=500)
+    t.settle(short)
+    second = t.apply(6)
+    t.pass_ms(700)
+    third = t.apply(7)
+    t.settle(short, AckState.RECOVERING)
+    assert met(first).is_met is False and met(second).is_met is False and not third.done()
+
+
+async def test_another_timeout_is_also_for_those_who_wait() -> None:
+    t = Table(policy())
+    t.hear({LEADER: 9, OWN: 9})
+    slow, own = t.apply(5), t.apply(6, request=AckRequest(timeout_ms=2000))
+    t.settle(replace(policy(), wait_timeout_ms=500))
+    t.pass_ms(700)
+    assert unmet(slow).is_known and not own.done()
+    t.settle(replace(policy(), wait_timeout_ms=1000))
+    late = t.apply(7)
+    t.settle(replace(policy(), wait_timeout_ms=5000))
+    t.pass_ms(1600)
+    assert unmet(own).is_known and not late.done()
+    t.pass_ms(4000)
+    assert unmet(late).is_known
+    assert t.waits.counters.wait_timeouts == 3
+
+
+async def test_what_has_ended_leaves_nothing_behind() -> None:
+    """However long it might have waited: the deadline of its proposal comes sooner."""
+    day_ms = 86_400_000
+    t = Table(AckPolicy(TWO, wait_timeout_ms=day_ms))
+    t.due_s = t.now_s + 7.0
+    t.hear({LEADER: 9, OWN: 9})
+    futures = [t.apply(index, request=AckRequest(timeout_ms=day_ms - index)) for index in range(1, 6)]
+    futures += [t.apply(index) for index in range(6, 10)]
+    assert len(t.waits._groups) == 2, "not one for each timeout"
+    t.hear({LEADER: 9, OWN: 9, OTHER: 9})
+    assert all(met(future).is_met for future in futures)
+    assert not t.deadlines._slots and not t.waits._groups and not t.waits._overdue
 
 
 @pytest.mark.parametrize("on_timeout", OnTimeout)
@@ -349,6 +446,15 @@ async def test_when_the_leader_changes_nobody_says_ok() -> None:
     t.hear({LEADER: 9, OWN: 9, OTHER: 9}, term=4)
     assert not unmet(t.apply(6, term=3)).is_known, "nor of an entry that the new one committed"
     assert met(t.apply(7, term=4)).is_met
+
+
+async def test_what_needs_no_more_than_a_majority_needs_no_leader() -> None:
+    """Degraded, and the leader changes: a majority has it, which is what is promised then."""
+    t = Table(policy(on_timeout=OnTimeout.DEGRADE), AckState.DEGRADED)
+    t.hear({LEADER: 9, OWN: 9})
+    t.waits.in_term(4)
+    assert met(t.apply(5)).is_met is False
+    assert unmet(t.apply(5, request=AckRequest(replicas=1))).is_known is False
 
 
 async def test_news_of_another_term_are_not_believed() -> None:
@@ -480,6 +586,9 @@ def test_a_ruling_says_of_each_entry_what_a_plain_reading_says(
     members = {i: MemberAcks(i, *facts) for i, facts in enumerate(has, 1)}
     seen = AckView(view_term, LEADER, _LABELED, members)
     ruling = rule(request, settings, seen, 3, OWN, 0)
+    has_wish = request is not None and request.asks
+    is_free = on_timeout is OnTimeout.DEGRADE and not requirement.is_nothing and not has_wish
+    is_free &= state is AckState.DEGRADED or (state is AckState.RECOVERING and is_overdue)
     for index, term in product((1, 2, 3, 4), (2, 3)):
         verdict = ruling.of(index, term, is_overdue=is_overdue)
         is_there = view_term == 3 and judge(ruling.full, seen, index).is_met
@@ -487,7 +596,7 @@ def test_a_ruling_says_of_each_entry_what_a_plain_reading_says(
             if ruling.full.is_nothing:
                 assert verdict is Verdict.MET
             elif term < 3:
-                assert verdict is Verdict.UNKNOWN
+                assert verdict is (Verdict.LIFTED if is_free else Verdict.UNKNOWN)
             else:
                 assert (verdict is Verdict.MET) == is_there
             if verdict is Verdict.LIFTED:
@@ -495,6 +604,7 @@ def test_a_ruling_says_of_each_entry_what_a_plain_reading_says(
                 assert state is not AckState.SYNC
                 own = AckRequirement(request.replicas if request else 0, counts_learners=True)
                 assert own.is_nothing or judge(own, seen, index).is_met
+                assert not has_wish or (request is not None and request.replicas)
             if verdict is Verdict.UNMET and not is_overdue and wait_no_replica:
                 assert state is AckState.DEGRADED and on_timeout is OnTimeout.FAIL
             may_be_met = view_term < 3 or judge(ruling.full, seen, index).is_possible
@@ -505,6 +615,7 @@ def test_a_ruling_says_of_each_entry_what_a_plain_reading_says(
                 assert may_be_met
             if verdict is None and is_overdue:
                 assert on_timeout is OnTimeout.DEGRADE and state is AckState.SYNC
+                assert view_term < 3 or not judge(requirement, seen, index).is_met, "who would say so?"
 
 
 @contextmanager

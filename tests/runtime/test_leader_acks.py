@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.core.errors import AcksMissing, OutcomeUnknown, Overloaded, Stopping, Transferring
+from raft.core.errors import (
+    AcksMissing,
+    InvariantViolation,
+    OutcomeUnknown,
+    Overloaded,
+    Stopping,
+    Transferring,
+)
 from raft.core.ready import Proposed, Role
 from raft.runtime.ack_stats import AckCounters
 from raft.runtime.deadlines import Deadlines
@@ -266,3 +273,46 @@ async def test_however_leaders_change_only_what_is_lost_is_counted(seed: int) ->
     assert t.counters.leader_ack_lost == len(lost) and t.counters.leader_acked_tx == len(acked)
     assert t.acks.count == t.acks.unreplicated_bytes == 0
     assert all((fate_of(core, a.term, a.index) is WriteFate.LOST) == (a in lost) for a in acked)
+
+
+async def test_a_write_that_the_log_was_never_given_is_certainly_not_applied() -> None:
+    """The disk hangs, and the deadline comes meanwhile."""
+    t = Table()
+    future = t.submit(due_s=5.2)
+    t.now_s = 5.5
+    t.acks.expire(t.deadlines.pop_due(t.now_s))
+    error = future.exception()
+    assert isinstance(error, LeaderAckRefused) and error.applied == "no"
+    t.acks.feed()
+    assert t.core.batches == [] and t.acks.count == 0
+
+
+async def test_what_was_let_in_is_not_appended_when_no_majority_is_heard_any_more() -> None:
+    t = Table()
+    future = t.submit()
+    t.core.heard_quorum = False
+    t.acks.feed()
+    assert isinstance(future.exception(), LeaderAckRefused)
+    assert t.core.batches == [] and t.acks.count == t.acks.unreplicated_bytes == 0
+
+
+async def test_a_stop_waits_for_those_only_who_still_wait() -> None:
+    t = Table()
+    [future] = t.append()
+    assert t.acks.has_waiting
+    t.now_s = 200.0
+    t.acks.expire(t.deadlines.pop_due(t.now_s))
+    assert isinstance(future.exception(), OutcomeUnknown)
+    assert not t.acks.has_waiting and t.acks.count == 1
+    t = Table()
+    t.submit().cancel()
+    assert not t.acks.has_waiting
+
+
+async def test_a_log_that_fails_leaves_nobody_without_an_answer() -> None:
+    t = Table()
+    t.core.raises = InvariantViolation("a bug")
+    future = t.submit()
+    with pytest.raises(InvariantViolation):
+        t.acks.feed()
+    assert isinstance(future.exception(), OutcomeUnknown) and t.acks.count == 0
