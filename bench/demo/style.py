@@ -60,8 +60,14 @@ th, td { padding: 6px 22px 6px 0; vertical-align: top; }
 td { border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
 td.number { text-align: right; white-space: nowrap; }
 q { font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; }
-.words td { white-space: nowrap; }
-.words td:nth-child(4) { white-space: normal; min-width: 24em; }
+.words { width: 100%; }
+.words th, .words td { padding-right: 14px; white-space: normal; }
+.words :is(th, td):last-child { padding-right: 0; }
+.words :is(th, td):nth-child(n+6) { text-align: right; }
+.words td:not(:nth-child(1), :nth-child(4), :nth-child(5)) { white-space: nowrap; }
+.words td:nth-child(1) { min-width: 5.5em; }
+.words td:nth-child(4) { min-width: 17em; }
+.words td:nth-child(5) { min-width: 7em; }
 .unmet-text { color: var(--unmet); font-weight: 600; }
 .refused-text { color: var(--no); font-weight: 600; }
 .unknown-text { color: var(--open); font-weight: 600; }
