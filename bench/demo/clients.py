@@ -102,6 +102,25 @@ class Clients:
         await perform(rpc, operation, self.deadline_s)
         return operation
 
+    async def write_at_once(self, index: int, number: int) -> None:
+        """Send so many writes to a node, each of a client of its own, without waiting for one after the
+        other. They are counted as all others are."""
+        async with HeedfulRpc(self._cluster.members[index].endpoint) as rpc:
+
+            async def write(process: int, key: int) -> None:
+                begin_s = self.now_s()
+                request = Put(b"key-%02d" % (key % KEYS), b"client-%d-burst" % process)
+                operation = await self.call(rpc, index, process, request)
+                self._note(operation, "write", begin_s, rpc.trailers)
+
+            await asyncio.gather(*(write(self.new_process(), key) for key in range(number)))
+
+    def _note(self, operation: Operation, kind: Kind, begin_s: float, trailers: Mapping[str, str]) -> Outcome:
+        """Put the answer into the recording."""
+        words, outcome = _told(operation, trailers)
+        self._recording.answers.append(Answer(operation.node, kind, begin_s, self.now_s(), outcome, words))
+        return outcome
+
     async def _run(self, index: int, kind: Kind) -> None:
         member = self._cluster.members[index]
         process, number = self.new_process(), 0
@@ -112,10 +131,7 @@ class Clients:
                 number += 1
                 begin_s = self.now_s()
                 operation = await self.call(rpc, index, process, _request(kind, process, number))
-                words, outcome = _told(operation, rpc.trailers)
-                self._recording.answers.append(
-                    Answer(member.name, kind, begin_s, self.now_s(), outcome, words)
-                )
+                outcome = self._note(operation, kind, begin_s, rpc.trailers)
                 if operation.return_ns is None:  # it may happen yet: another client goes on
                     process = self.new_process()
                 is_done = outcome in ("acknowledged", "degraded")

@@ -7,8 +7,8 @@ from bench.demo.record import (
     Recording,
     Section,
     Span,
-    Table,
     acknowledged_s,
+    by_hand,
     count,
     longest_gap,
     reigns,
@@ -131,17 +131,12 @@ def _conclude(recording: Recording) -> None:
         ),
     )
     recording.sections.append(
-        Section(
-            "With your own hands",
-            table=Table(
-                ("command", "what it does"),
-                (
-                    ("./cluster.sh start", "a cluster of three"),
-                    ("./cluster.sh status", "who leads"),
-                    ("./cluster.sh kill 1", "kill -9 of node 1"),
-                    ("./cluster.sh ctl put key value", "a write, at any node that takes it"),
-                    ("./cluster.sh start", "what is down comes back"),
-                ),
-            ),
+        by_hand(
+            recording.name,
+            ("./cluster.sh start 3", "a cluster of three"),
+            ("./cluster.sh status", "who leads"),
+            ("./cluster.sh kill 1", "kill -9 of node 1"),
+            ("./cluster.sh ctl put key value", "a write, at any node that takes it"),
+            ("./cluster.sh start", "what is down comes back"),
         )
     )

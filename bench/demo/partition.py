@@ -8,19 +8,21 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from bench.demo.record import (
+    Answer,
     Figure,
     Recording,
     Section,
     Span,
     Table,
     acknowledged_s,
+    by_hand,
     count,
     longest_gap,
     reigns,
+    shown_duration,
 )
 from bench.demo.screen import Screen
 from bench.demo.stage import Stage, Times, check, staged
-from kvstore.checking.history import Operation, Put
 from kvstore.pb import rpc_pb2
 from raft import inspect_directory
 from tests.process.cluster import wait_until
@@ -31,25 +33,26 @@ NODES = ("n1", "n2", "n3", "n4", "n5")
 LEADER = 0
 MINORITY, MAJORITY = (0, 1), (2, 3, 4)
 BURST = 8
-"""Writes that the old leader still takes into its log, right after the cut."""
+"""Writes at once, right after the cut, that the old leader still takes into its log."""
 TITLE = "A network is cut in two"
 AGREE_TIMEOUT_S = 10.0
 SETTLED_S = 1.0
 
 
 @dataclass(slots=True)
-class _Seen:
+class Seen:
     """What the story looked up on its way."""
 
     cut_s: float = 0.0
+    heal_begun_s: float = 0.0
     healed_s: float = 0.0
+    """When the last member had lifted its cuts."""
     stale: tuple[int, int] = (0, 0)
     """Revision that a stale read at the old leader had, and that of the majority, at the same time."""
     tail: list[tuple[int, int]] = field(default_factory=list)
     """Index and term of what the old leader's log held above what was committed."""
     afterwards: dict[int, int] = field(default_factory=dict)
     """Term by index, of the same indexes in the same log at the end."""
-    burst: list[Operation] = field(default_factory=list)
 
     def replaced(self) -> list[int]:
         """Return the indexes of the tail at which another entry stands now."""
@@ -67,7 +70,7 @@ async def tell_partition(screen: Screen, times: Times) -> Recording:
 
 async def _story(stage: Stage) -> None:
     screen, clients, recording, times = stage.screen, stage.clients, stage.recording, stage.times
-    seen = _Seen()
+    seen = Seen()
     await stage.move_leader(LEADER)
     screen.say(
         "n1 leads. At each node there are three clients: one writes, one reads (linearizable: never old "
@@ -80,24 +83,26 @@ async def _story(stage: Stage) -> None:
     screen.say(
         "Now the network is cut: n1 and n2 on this side, n3, n4 and n5 on that side. All processes go on, "
         "and all clients reach their node; but nothing passes between the sides. n1, which leads, is on "
-        "the small side, and does not know it yet: its clients write to it all the same."
+        "the small side, and does not know it yet: its clients write to it all the same. "
+        f"{BURST} more writes at once are sent to n1, so that its log has something to lose."
     )
     await partition(stage.cluster, MINORITY, MAJORITY)
     # From here on, and not from when it was asked for: a write may still be acknowledged in between.
     seen.cut_s = clients.now_s()
     stage.mark("cut: n1 n2 | n3 n4 n5", is_fault=True)
     stage.begin_cut(MINORITY, MAJORITY)
-    burst = asyncio.create_task(_burst(stage))
+    burst = asyncio.create_task(clients.write_at_once(LEADER, BURST))
     await stage.watch(times.fault_s)
-    seen.burst = await burst
+    await burst
     seen.tail = await _tail(stage)
     seen.stale = await _staleness(stage)
 
     screen.say("Now the network is healed. Nobody has to be told, nothing has to be repaired by hand.")
-    seen.healed_s = clients.now_s()
+    seen.heal_begun_s = clients.now_s()
     stage.end_cut()
-    stage.mark("healed")
     await heal(stage.cluster)
+    seen.healed_s = clients.now_s()
+    stage.mark("healed")
     await stage.watch(times.after_s)
     await clients.stop()
     recording.end_s = clients.now_s()
@@ -111,20 +116,6 @@ async def _story(stage: Stage) -> None:
     )
     recording.headline += f" After the heal {end}."
     _learn(recording, seen)
-
-
-async def _burst(stage: Stage) -> list[Operation]:
-    """Write at the old leader, many at once: it takes them into its log, for it does not know of the cut."""
-    async with Rpc(stage.cluster.members[LEADER].endpoint) as rpc:
-        requests = [(stage.clients.new_process(), number) for number in range(BURST)]
-        return await asyncio.gather(
-            *(
-                stage.clients.call(
-                    rpc, LEADER, process, Put(b"key-%02d" % number, b"client-%d-burst" % process)
-                )
-                for process, number in requests
-            )
-        )
 
 
 async def _tail(stage: Stage) -> list[tuple[int, int]]:
@@ -155,7 +146,7 @@ async def _staleness(stage: Stage) -> tuple[int, int]:
     return revisions[0], revisions[1]
 
 
-async def _look_again(stage: Stage, seen: _Seen) -> None:
+async def _look_again(stage: Stage, seen: Seen) -> None:
     """Read the same indexes of the same log, when it has what the others have."""
     if not seen.tail:
         return
@@ -169,18 +160,17 @@ async def _look_again(stage: Stage, seen: _Seen) -> None:
     seen.afterwards = dict(await _entries(stage, seen.tail[0][0], last))
 
 
-def _tell(stage: Stage, seen: _Seen) -> bool:
+def _tell(stage: Stage, seen: Seen) -> bool:
     """Say what became of it, and what was found; return whether it is as promised."""
     recording, screen = stage.recording, stage.screen
     answers = recording.answers
     small = [stage.name(index) for index in MINORITY]
     large = [stage.name(index) for index in MAJORITY]
-    inside = (seen.cut_s, seen.healed_s)
+    inside = (seen.cut_s, seen.heal_begun_s)
     # A call that was begun shortly before the heal may be answered after it.
-    in_cut = [answer for answer in answers if answer.end_s <= seen.healed_s]
+    in_cut = [answer for answer in answers if answer.end_s <= seen.heal_begun_s]
     none = count(in_cut, "acknowledged", kinds=["write"], nodes=small, begun=inside)
     some = count(in_cut, "acknowledged", kinds=["write"], nodes=large, begun=inside)
-    none += sum(operation.outcome == "ok" for operation in seen.burst)
     gap = _majority_gap(recording, large, seen)
     again_s = min(acknowledged_s(answers, small, begun_s=seen.cut_s), default=recording.end_s)
     recording.spans += [
@@ -208,23 +198,33 @@ def _tell(stage: Stage, seen: _Seen) -> bool:
         Figure(f"{none}", "writes acknowledged by the minority during the cut"),
         Figure(f"{some:,}", "by the majority, under a leader of its own"),
         Figure(f"{gap[1] - gap[0]:.1f} s", "until the majority had a leader and went on"),
-        Figure(f"{again_s - seen.healed_s:.1f} s", "from the heal until n1 and n2 acknowledged again"),
+        Figure(shown_return(answers, small, seen), "from the heal until both n1 and n2 acknowledged again"),
     ]
     return is_kept and bool(replaced)
 
 
-def _majority_gap(recording: Recording, large: Sequence[str], seen: _Seen) -> tuple[float, float]:
+def shown_return(answers: Sequence[Answer], small: Sequence[str], seen: Seen) -> str:
+    """Return how long it took after the heal until the last of these nodes acknowledged a write again.
+
+    A member lifts its cuts a moment before the last one has: who was that quick took no time."""
+    firsts_s = [acknowledged_s(answers, [node], begun_s=seen.cut_s)[:1] for node in small]
+    if not all(firsts_s):
+        return "not seen"
+    return shown_duration(max(0.0, max(first_s for (first_s,) in firsts_s) - seen.healed_s))
+
+
+def _majority_gap(recording: Recording, large: Sequence[str], seen: Seen) -> tuple[float, float]:
     """Return the time around the election in which the majority's clients were acknowledged nothing."""
     elected_s = min(
         (one.begin_s for one in reigns(recording.sights) if one.node in large and one.begin_s > seen.cut_s),
-        default=seen.healed_s,
+        default=seen.heal_begun_s,
     )
     # Until some time after the election: a later pause of the machine is another matter.
-    until_s = min(elected_s + SETTLED_S, seen.healed_s)
+    until_s = min(elected_s + SETTLED_S, seen.heal_begun_s)
     return longest_gap(acknowledged_s(recording.answers, large), seen.cut_s, until_s)
 
 
-def _tail_section(seen: _Seen) -> Section:
+def _tail_section(seen: Seen) -> Section:
     rows: list[tuple[str, ...]] = []
     for (before, after), group in groupby(
         seen.tail, key=lambda entry: (entry[1], seen.afterwards.get(entry[0]))
@@ -234,21 +234,26 @@ def _tail_section(seen: _Seen) -> Section:
         rows.append((places, f"term {before}", "nothing yet" if after is None else f"term {after}"))
     paragraphs = [
         f"When the cut came n1 led and went on taking writes into its log: {len(seen.tail)} entries of "
-        "which it did not know whether a majority had them. None was acknowledged. When the network was "
-        "healed n1 heard of the later term, became a follower, and its log was made equal to the new "
-        "leader's from the first difference on. Below are the terms that stood there before and after.",
+        "which it did not know whether a majority had them. None was acknowledged. "
+        f"{BURST} more writes at once had been sent to n1 right after the cut, so that its log has something "
+        "to lose: a client that waits for its answer leaves little there. They are counted among the writes "
+        "at n1 everywhere on this page.",
+        "When the network was healed n1 heard of the later term, became a follower, and its log was "
+        "made equal to the new leader's from the first difference on. Below are the terms that stood there "
+        "before and after.",
     ]
     kept = len(seen.tail) - len(seen.replaced())
     if kept:
         paragraphs.append(
-            f"Of these {kept}, at the beginning, had reached the other side just before the cut, and so the "
-            "new leader. They stay: clients who were told that the outcome is unknown were told the truth."
+            f"Of these entries {kept}, at the beginning, had reached the other side just before the cut, "
+            "and so the new leader. They stay: clients who were told that the outcome is unknown were told "
+            "the truth."
         )
     table = Table(("index in the log of n1", "before the heal", "afterwards"), tuple(rows))
     return Section("What became of the old leader's log?", tuple(paragraphs), table=table)
 
 
-def _learn(recording: Recording, seen: _Seen) -> None:
+def _learn(recording: Recording, seen: Seen) -> None:
     old, new = seen.stale
     recording.sections.insert(
         0,
@@ -292,17 +297,15 @@ def _learn(recording: Recording, seen: _Seen) -> None:
         ),
     )
     recording.sections.append(
-        Section(
-            "With your own hands",
-            table=Table(
-                ("command", "what it does"),
-                (
-                    ("./cluster.sh start 5", "a cluster of five, with ports and data of its own"),
-                    ('./cluster.sh partition "1,2|3,4,5"', "the cut of this page"),
-                    ("./cluster.sh status", "who leads, who is cut off from whom"),
-                    ("./cluster.sh ctl put key value", "a write, at any node that takes it"),
-                    ("./cluster.sh heal", "no cut any more"),
-                ),
+        by_hand(
+            recording.name,
+            ("./cluster.sh start 5", "a cluster of five"),
+            ('./cluster.sh partition "1,2|3,4,5"', "the cut of this page"),
+            ("./cluster.sh status", "who leads, who is cut off from whom"),
+            (
+                "./cluster.sh ctl put key value",
+                "a write, at any node that takes it; right after the cut its outcome may be unknown",
             ),
+            ("./cluster.sh heal", "no cut any more"),
         )
     )

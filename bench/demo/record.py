@@ -103,6 +103,29 @@ class Section:
     table: Table | None = None
 
 
+HAND_PORTS: Final = {"partition": 12_379, "failover": 12_479, "semisync": 12_579}
+
+
+def by_hand(demo: str, *rows: tuple[str, str]) -> Section:
+    """Return the commands, each with what it does, that do the same with a cluster of the reader's.
+
+    It gets a directory and ports of its own: there may be another one, of another size, since the five
+    minutes of the README."""
+    place = f"export QUORUMLOG_CLUSTER_DIR=build/by-hand-{demo} QUORUMLOG_CLUSTER_PORT={HAND_PORTS[demo]}"
+    return Section(
+        "With your own hands",
+        table=Table(
+            ("command", "what it does"),
+            (
+                (place, "in this terminal: data and ports of its own, whatever cluster there is besides"),
+                *rows,
+                ("./cluster.sh wipe", "all of it ends, and its data is removed"),
+                ("unset QUORUMLOG_CLUSTER_DIR QUORUMLOG_CLUSTER_PORT", "back to the cluster of before"),
+            ),
+        ),
+    )
+
+
 class Reign(NamedTuple):
     """A node took itself for the leader of a term."""
 
@@ -194,6 +217,11 @@ def refusals(answers: Iterable[Answer]) -> list[Refusal]:
         middle_s = statistics.median(waits_s)
         lines.append(Refusal(nodes, kind, outcome, words, len(those), middle_s, max(waits_s)))
     return sorted(lines, key=lambda line: (KINDS.index(line.kind), OUTCOMES.index(line.outcome), -line.times))
+
+
+def shown_duration(seconds: float) -> str:
+    """Return it in words, with no 0.0 s for what took some time."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 0.1 else f"{seconds:.1f} s"
 
 
 def reigns(sights: Sequence[Sight]) -> list[Reign]:

@@ -172,7 +172,7 @@ def _cells(name: str, texts: tuple[str, ...]) -> str:
     """A command line looks like one."""
     return "".join(
         f"<{name}><code>{escape(text)}</code></{name}>"
-        if text.startswith("./")
+        if text.startswith(("./", "export ", "unset "))
         else f"<{name}>{escape(text)}</{name}>"
         for text in texts
     )

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, Literal, TextIO
 
 from bench.demo.clients import counts
-from bench.demo.record import Answer, Outcome, Recording
+from bench.demo.record import Answer, Outcome, Recording, shown_duration
 
 REDRAW_EVERY_S = 0.2
 WIDTH_MAX = 110
@@ -61,17 +61,19 @@ class Screen:
         """Of the table that stands at the bottom."""
 
     def title(self, text: str) -> None:
-        lines = textwrap.wrap(text, self._width())
+        lines = _wrapped(text, self._width())
         self._above(["", *(self._ink("strong", line) for line in lines), ""])
 
-    def say(self, text: str) -> None:
-        """A step of the story: a paragraph of its own."""
-        lines = textwrap.wrap(text, self._width() - 2) or [""]
-        self._above([f"> {lines[0]}", *(f"  {line}" for line in lines[1:]), ""])
+    def say(self, text: str, *, command: str = "") -> None:
+        """A step of the story: a paragraph of its own. A command that belongs to it is a line of its own, as
+        long as it is, so that it can be copied."""
+        lines = _wrapped(text, self._width() - 2)
+        below = [f"    {command}", ""] if command else [""]
+        self._above([f"> {lines[0]}", *(f"  {line}" for line in lines[1:]), *below])
 
     def result(self, text: str, *, is_good: bool = True) -> None:
         mark = self._ink("good", "ok ") if is_good else self._ink("bad", "NOT")
-        lines = textwrap.wrap(text, self._width() - 5)
+        lines = _wrapped(text, self._width() - 5)
         self._above([f"  {mark} {lines[0]}", *(f"      {line}" for line in lines[1:])])
 
     def show(self, recording: Recording, now_s: float) -> None:
@@ -141,21 +143,36 @@ class Screen:
                 f"{found.get((kind, outcome), 0):,}".rjust(len(name) + 2) for name, kind, outcome in columns
             )
             row = f"{node:4} {says:14} {numbers}  "[:width]
-            now, ink = _now(recording.answers, node, now_s)
-            lines.append(row + self._ink(ink, now[: width - len(row)]))
+            room = width - len(row)
+            now, ink = _now(recording.answers, node, now_s, room)
+            lines.append(row + self._ink(ink, now[:room]))
         return lines
 
 
-def _now(answers: Sequence[Answer], node: str, now_s: float) -> tuple[str, Ink]:
-    """Return in words what the node's writer was told last, and how long that took."""
+def _wrapped(text: str, width: int) -> list[str]:
+    """Break lines at spaces only: a path or `check-history` stays whole, and can be copied."""
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _now(answers: Sequence[Answer], node: str, now_s: float, room: int) -> tuple[str, Ink]:
+    """Return in words what the node's writer was told last, and how long that took: as much as there is room
+    for."""
     for answer in reversed(answers):
         if answer.node != node or answer.kind != "write":
             continue
-        took = f"after {answer.end_s - answer.begin_s:.1f} s"
         if answer.outcome not in ("acknowledged", "degraded"):
-            words = answer.words.partition(": ")[2] or answer.words  # the code's name stands in the report
-            return f"{answer.outcome} {took}: {words}", _INK_OF[answer.outcome]
+            forms = _forms(answer)
+            return next((form for form in forms if len(form) <= room), forms[-1]), _INK_OF[answer.outcome]
         if now_s - answer.end_s > RECENT_S:
             return f"no answer for {now_s - answer.end_s:.1f} s", "odd"
         return answer.outcome, _INK_OF[answer.outcome]
     return "", "faint"
+
+
+def _forms(answer: Answer) -> list[str]:
+    """Return ways to tell of an error, the longest first. What is left out stands in the report."""
+    took = f"{answer.outcome} after {shown_duration(answer.end_s - answer.begin_s)}"
+    whole = answer.words.partition(": ")[2] or answer.words  # without the code's name
+    plain = whole.removeprefix("etcdserver: ")
+    words = (whole, plain, plain.partition(" (")[0], plain.partition(",")[0])
+    return [*(f"{took}: {one}" for one in words), took, answer.outcome]

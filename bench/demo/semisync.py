@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from bench.demo.record import Column, Figure, Kind, Outcome, Recording, Section, Span, Table, count
+from bench.demo.record import Column, Figure, Kind, Outcome, Recording, Section, Span, by_hand, count
 from bench.demo.screen import Screen
 from bench.demo.stage import Stage, Times, check, staged
 from kvstore.pb import ack_pb2
@@ -66,8 +66,8 @@ async def _story(stage: Stage) -> None:
 
     screen.say(
         "Now more is asked for: both other nodes must have each write, too. If that takes longer than "
-        f"{WAIT_MS} ms its client is told: committed, but not where you wanted it. "
-        f"(quorumlog ack set --replicas 2 --on-timeout fail --wait-timeout {WAIT_MS}ms)"
+        f"{WAIT_MS} ms its client is told: committed, but not where you wanted it.",
+        command=f"quorumlog ack set --replicas 2 --on-timeout fail --wait-timeout {WAIT_MS}ms",
     )
     settings = ack_pb2.AckSettings(
         replicas=2, wait_timeout_ms=WAIT_MS, recover_hold_ms=HOLD_MS, on_timeout=ack_pb2.FAIL
@@ -85,8 +85,8 @@ async def _story(stage: Stage) -> None:
 
     screen.say(
         "Those who would rather go on can say so: after a write has waited in vain the cluster falls back to "
-        "the majority. That is an entry of the log, and every answer says it. "
-        "(quorumlog ack set --on-timeout degrade)"
+        "the majority. That is an entry of the log, and every answer says it.",
+        command="quorumlog ack set --on-timeout degrade",
     )
     await _set(stage, ack_pb2.AckSettings(on_timeout=ack_pb2.DEGRADE))
     seen.degrade_s = clients.now_s()
@@ -252,21 +252,16 @@ def _learn(recording: Recording) -> None:
         ),
     )
     recording.sections.append(
-        Section(
-            "With your own hands",
-            table=Table(
-                ("command", "what it does"),
-                (
-                    ("./cluster.sh start", "a cluster of three"),
-                    (
-                        "./cluster.sh ctl ack set --replicas 2 --wait-timeout 500ms",
-                        "both others must have each write",
-                    ),
-                    ("./cluster.sh kill 3", "one is lost"),
-                    ("./cluster.sh ctl put key value", "committed, ack policy unmet: exit status 7"),
-                    ("./cluster.sh ctl ack set --on-timeout degrade", "rather go on, and say so"),
-                    ("./cluster.sh ctl ack show", "the policy, its state, and who has what"),
-                ),
+        by_hand(
+            recording.name,
+            ("./cluster.sh start 3", "a cluster of three"),
+            (
+                "./cluster.sh ctl ack set --replicas 2 --wait-timeout 500ms",
+                "both others must have each write",
             ),
+            ("./cluster.sh kill 3", "one is lost"),
+            ("./cluster.sh ctl put key value", "committed, ack policy unmet: exit status 7"),
+            ("./cluster.sh ctl ack set --on-timeout degrade", "rather go on, and say so"),
+            ("./cluster.sh ctl ack show", "the policy, its state, and who has what"),
         )
     )

@@ -10,19 +10,19 @@ import asyncio
 import contextlib
 import platform
 import secrets
-import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from os import sched_getaffinity
-from pathlib import Path
 
 import grpc.aio
 
 from bench.demo.clients import KEYS, Clients, is_told_applied
 from bench.demo.record import Absence, Cut, Moment, Recording, Section, Table
+from bench.demo.scratch import scratch_directory
 from bench.demo.screen import Screen
-from kvstore.checking.history import Put, Range
+from kvstore.checking.history import Mark, Put, Range
 from kvstore.checking.revision_checker import Undecided, Violation, check_revisions, missing_revisions
 from kvstore.checking.wgl import check_linearizable
 from kvstore.pb import rpc_pb2
@@ -68,8 +68,9 @@ class Stage:
         return self.cluster.members[index].name
 
     def mark(self, text: str, *, is_fault: bool = False) -> None:
-        """Note in the picture that something is done now."""
+        """Note in the picture that something is done now, and in the history, which has a picture, too."""
         self.recording.moments.append(Moment(self.clients.now_s(), text, is_fault))
+        self.recording.history.marks.append(Mark(time.monotonic_ns(), text))
 
     async def watch(self, seconds: float) -> None:
         """Let the clients go on for so long, and show it."""
@@ -119,9 +120,9 @@ async def staged(
     recording: Recording, screen: Screen, times: Times, *, extra_args: Sequence[str] = ()
 ) -> AsyncIterator[Stage]:
     """Start the cluster; end all of it afterwards, whatever comes."""
-    with tempfile.TemporaryDirectory(prefix="quorumlog-demo-") as name:
+    with scratch_directory() as directory:
         cluster = LocalCluster(
-            Path(name), size=len(recording.nodes), token=secrets.token_hex(8), extra_args=extra_args
+            directory, size=len(recording.nodes), token=secrets.token_hex(8), extra_args=extra_args
         )
         with cluster:
             cluster.start()

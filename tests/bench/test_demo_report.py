@@ -10,6 +10,8 @@ from io import StringIO
 
 import pytest
 
+from bench.demo import partition
+from bench.demo.__main__ import STORIES
 from bench.demo.picture import as_svg
 from bench.demo.record import (
     Absence,
@@ -26,15 +28,20 @@ from bench.demo.record import (
     Span,
     Table,
     acknowledged_s,
+    by_hand,
     count,
     longest_gap,
     refusals,
     reigns,
+    shown_duration,
 )
 from bench.demo.report import as_html
 from bench.demo.screen import Screen
+from bench.demo.semisync import COLUMNS
+from bench.demo.style import STYLE
 
 HOSTILE = "<script>alert('x')</script>&\"'</style><img src=http://evil.example/>"
+UNMET_WORDS = "ABORTED: etcdserver: committed, ack policy unmet (acked 1 of 2, revision ...)"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -130,6 +137,51 @@ def test_what_a_majority_has_is_no_refusal() -> None:
     assert re.findall(r'class="state (\w+)"', picture) == ["sync", "degraded"]
     page = as_html(recording)
     assert "yes: a majority has it" in page and "committed, but told that the policy is not met" in page
+
+
+def test_what_took_some_time_is_not_shown_as_none() -> None:
+    assert [shown_duration(one) for one in (0.0, 0.004, 0.0994, 0.1, 1.26)] == [
+        "0 ms",
+        "4 ms",
+        "99 ms",
+        "0.1 s",
+        "1.3 s",
+    ]
+
+
+def test_the_return_after_a_heal_is_that_of_the_last_and_counts_from_its_end() -> None:
+    answers = [
+        Answer("n1", "write", 1.0, 1.1, "acknowledged"),  # before the cut
+        Answer("n2", "write", 1.0, 1.1, "acknowledged"),
+        Answer("n1", "write", 3.0, 5.06, "acknowledged"),  # begun in it
+        Answer("n1", "write", 5.1, 5.2, "acknowledged"),
+        Answer("n2", "read", 5.0, 5.3, "acknowledged"),
+        Answer("n2", "write", 5.1, 5.45, "acknowledged"),
+    ]
+    seen = partition.Seen(cut_s=2.0, heal_begun_s=5.0, healed_s=5.1)
+    assert partition.shown_return(answers, ["n1", "n2"], seen) == "0.4 s"
+    assert partition.shown_return(answers, ["n1"], seen) == "0 ms", "before the others had lifted their cuts"
+    assert partition.shown_return(answers, ["n1", "n3"], seen) == "not seen"
+
+
+def test_what_is_done_by_hand_has_a_cluster_of_its_own() -> None:
+    """Of another size than one that may be there; and none of two demonstrations is in the other's way."""
+    exports = set()
+    for demo in STORIES:
+        section = by_hand(demo, ("./cluster.sh start 5", "five"))
+        assert section.table is not None
+        commands = [command for command, _ in section.table.rows]
+        assert commands[1:] == [
+            "./cluster.sh start 5",
+            "./cluster.sh wipe",
+            "unset QUORUMLOG_CLUSTER_DIR QUORUMLOG_CLUSTER_PORT",
+        ]
+        found = re.fullmatch(
+            r"export QUORUMLOG_CLUSTER_DIR=build/[a-z-]+ QUORUMLOG_CLUSTER_PORT=(\d+)", commands[0]
+        )
+        assert found is not None and int(found[1]) // 100 != 23, "2379 and 90 above are the default"
+        exports.add(found[1])
+    assert len(exports) == 3
 
 
 # --- the picture --------------------------------------------------------------------------------------------
@@ -236,6 +288,14 @@ def test_the_page_says_everything() -> None:
     assert "NOT as promised" in as_html(wrong)
 
 
+def test_the_table_of_answers_may_become_narrow() -> None:
+    """Its last columns were cut off at 1100 pixels: none of its heads and words would break."""
+    assert '<table class="words">' in as_html(recorded())
+    assert re.search(r"^\.words th, \.words td \{[^}]*white-space: normal;", STYLE, re.MULTILINE)
+    (unbroken,) = re.findall(r"^(\.words [^{]*) \{[^}]*white-space: nowrap;", STYLE, re.MULTILINE)
+    assert unbroken == ".words td:not(:nth-child(1), :nth-child(4), :nth-child(5))"
+
+
 def test_words_from_outside_are_only_words() -> None:
     page = Page(as_html(recorded(HOSTILE)))
     assert not {"script", "img", "link", "iframe"} & set(page.tags)
@@ -266,6 +326,42 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch: pytest.MonkeyPatc
     assert "\x1b" not in text and max(map(len, text.splitlines())) <= 110
     assert [line.split()[0] for line in text.splitlines() if line.startswith("n")] == ["n1", "n2", "n3"]
     assert re.search(r"^n2 +leader, term 2 +100 +0 +0 +100 +acknowledged", text, re.MULTILINE)
+
+
+def test_a_command_stays_whole() -> None:
+    """It is to be copied, however narrow the terminal is."""
+    out = StringIO()
+    command = ".venv/bin/quorumlog check-history build/demo-partition.history.jsonl " * 3
+    path = "/a/very-long-path/" * 10
+    screen = Screen(out)
+    screen.say(f"Every call and its answer, one a line: {path} {'check-history ' * 30}", command=command)
+    lines = out.getvalue().splitlines()
+    assert lines[-2:] == [f"    {command}", ""]
+    assert f"  {path}" in lines
+    assert set(" ".join(lines[:-2]).split()) <= {
+        *(">", "Every", "call", "and", "its", "answer,", "one", "a", "line:", path, "check-history")
+    }
+
+
+@pytest.mark.parametrize(
+    ("columns", "words", "told"),
+    [
+        (111, "ABORTED: etcdserver: no leader", "unmet after 0.6 s: etcdserver: no leader"),
+        (111, UNMET_WORDS, "unmet after 0.6 s: committed, ack policy unmet"),
+        (81, UNMET_WORDS, "unmet after 0.6 s: committed"),
+        (70, UNMET_WORDS, "unmet after 0.6 s"),
+    ],
+)
+def test_an_error_is_told_in_words_that_fit(
+    monkeypatch: pytest.MonkeyPatch, columns: int, words: str, told: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = StringIO()
+    answers = [Answer("n1", "write", 0.0, 0.6, "unmet", words)]
+    recording = Recording("semisync", "two of three", ("n1",), answers=answers, columns=COLUMNS)
+    Screen(out).show(recording, 1.0)
+    line = out.getvalue().splitlines()[1]
+    assert line.endswith(f" {told}") and len(line) < columns
 
 
 class Terminal(StringIO):
