@@ -4,10 +4,12 @@ cluster. Only quorumlog knows them (docs/ack-policy.md); etcd takes a write with
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
+from kvstore.client.errors import RequestRefused
 from kvstore.client.results import AckReport, Header, header_from
 from kvstore.pb import ack_pb2
 
@@ -85,7 +87,7 @@ class AckMember:
     is_heard: bool
     persisted_index: int
     applied_index: int
-    """0: it was not asked."""
+    """0: it was not asked. Old, unless somebody asks for `applied` now: see `AckStatus.tells_applied`."""
     lag_entries: int
     lag_bytes: int | None
     """None: only the leader knows."""
@@ -108,6 +110,11 @@ class AckStatus:
     acked: int
     counters: Mapping[str, int]
 
+    @property
+    def tells_applied(self) -> bool:
+        """Whether members are asked all the time for what they have applied, so that it is known."""
+        return self.settings.is_on and self.settings.stage == "applied"
+
 
 _METS: Final[dict[str, Literal["yes", "no", "unknown"]]] = {"yes": "yes", "no": "no", "unknown": "unknown"}
 _STAGES: Final[dict[str, ack_pb2.AckStage]] = {"persisted": ack_pb2.PERSISTED, "applied": ack_pb2.APPLIED}
@@ -119,7 +126,15 @@ _ON_TIMEOUT: Final[dict[str, ack_pb2.AckOnTimeout]] = {"fail": ack_pb2.FAIL, "de
 
 
 def settings_message(settings: AckSettings) -> ack_pb2.AckSettings:
-    """Return what goes to a server: only what is given."""
+    """Return what goes to a server: only what is given. Raises RequestRefused for a number that no field of
+    the message holds."""
+    try:
+        return _settings_message(settings)
+    except ValueError as error:
+        raise RequestRefused(f"the settings cannot be sent: {error}", code="INVALID_ARGUMENT") from None
+
+
+def _settings_message(settings: AckSettings) -> ack_pb2.AckSettings:
     message = ack_pb2.AckSettings()
     for name in (
         "replicas",
@@ -214,6 +229,13 @@ def report_from(trailers: Mapping[str, str]) -> AckReport | None:
         return AckReport(met, acked, needed, trailers["quorumlog-ack-state"])
     except (KeyError, ValueError):
         return None
+
+
+def revision_in(text: str) -> int:
+    """Return the revision that a write has led to, of what a server says whose policy was not met; 0 if it
+    does not say."""
+    found = re.search(r"\brevision (\d{1,19})\)", text)
+    return int(found[1]) if found else 0
 
 
 def leader_ack_from(trailers: Mapping[str, str]) -> LeaderAck | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from quorumlog.commands.ack_options import replicas
 from quorumlog.commands.arguments import add_global_options, count, duration_s
 from quorumlog.commands.exits import Exit, UsageError, complain
 from quorumlog.commands.members import find_member
@@ -13,7 +15,7 @@ from quorumlog.commands.output import Output
 from quorumlog.commands.runner import run
 
 if TYPE_CHECKING:
-    from kvstore.client import AckMember, AckSettings, AckStatus, Client, LeaderAck
+    from kvstore.client import AckMember, AckSettings, AckStatus, Client, ClientError, LeaderAck
 
 _ACK_HELP = """\
 A write counts as done when a majority has it on disk, always. The ack policy says who must have it beyond
@@ -22,7 +24,15 @@ that. docs/ack-policy.md explains it.
 
 _SHOW_HELP = """\
 Print the policy, its state, whether it is met now, how far each member is, and the counters of the endpoints.
+APPLIED is known only while the policy is on and asks for `applied`: else nobody asks members for it.
+
+Exit status 0: every endpoint answered and knows a leader. 3: at least one did not, or knows none.
 """
+
+MET_TRIES: Final = 4
+MET_PAUSE_S: Final = 0.15
+"""After a change of the policy: so often it is asked whether it is met, for the entry of the change itself is
+on its way to the members. More than enough where all are well."""
 
 _SET_HELP = """\
 Change settings of the policy, for the whole cluster. What is not given stays as it is. Refused if there are
@@ -39,13 +49,15 @@ examples:
 """
 
 _LABELS_HELP = """\
-Replace the labels of MEMBER, an id in hexadecimal or a name; without any, take them away. Where a member is
-started with --labels, those count again after its next start.
+Replace the labels of MEMBER, an id in hexadecimal or a name; without any, print those that it has. Where a
+member is started with --labels, those count again after its next start.
 """
 
 _LABELS_EXAMPLES = """\
-example:
+examples:
+  quorumlog ack labels n3                  which it has
   quorumlog ack labels n3 zone=dr rack=7
+  quorumlog ack labels n3 --none           take them away
 """
 
 _CONFIRM_HELP = """\
@@ -68,10 +80,11 @@ def add_arguments(subparsers: Any) -> None:
     _add_settings(setting)
 
     labels = _command(
-        commands, "labels", run_labels, "replace a member's labels", _LABELS_HELP, _LABELS_EXAMPLES
+        commands, "labels", run_labels, "print or replace a member's labels", _LABELS_HELP, _LABELS_EXAMPLES
     )
     labels.add_argument("member", metavar="MEMBER")
     labels.add_argument("labels", metavar="NAME=VALUE", nargs="*", type=_label)
+    labels.add_argument("--none", action="store_true", help="take away all that it has")
 
     confirm = _command(commands, "confirm", run_confirm, "what became of a write", _CONFIRM_HELP)
     confirm.add_argument("term", metavar="TERM", type=count)
@@ -91,7 +104,7 @@ def _command(
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--off", action="store_true", help="ask for nothing above a majority")
-    parser.add_argument("--replicas", metavar="N", type=count, help="so many members beside the leader")
+    parser.add_argument("--replicas", metavar="N", type=replicas, help="so many members beside the leader")
     parser.add_argument(
         "--require",
         metavar="RULE",
@@ -132,13 +145,30 @@ def run_set(args: argparse.Namespace) -> Exit:
 
     async def action(client: Client, output: Output) -> Exit:
         now, state = await client.ack_set(settings)
+        is_met = await _is_met(client, now) if now.is_on else None
         if output.is_json:
-            output.json({**_settings_json(now), "state": state})
+            output.json({**_settings_json(now), "state": state, "met": is_met})
         else:
-            output.line(f"{_policy_text(now)}; {state}")
+            met = {None: "", True: "; met now", False: "; not met now"}[is_met]
+            output.line(f"{_policy_text(now)}; {state}{met}")
         return Exit.OK
 
     return run(args, action, is_write=True)
+
+
+async def _is_met(client: Client, settings: AckSettings) -> bool | None:
+    """Return whether the policy, which is on, is met; None if no endpoint knows, or it is another by now."""
+    import asyncio
+
+    is_met = None
+    for attempt in range(MET_TRIES):
+        await asyncio.sleep(MET_PAUSE_S if attempt else 0)
+        heard, _errors = await _ask_all(client)
+        known = {e: a for e, a in heard.items() if a.leader and a.settings == settings}
+        is_met = _best(known).is_met if known else None
+        if is_met:
+            break
+    return is_met
 
 
 def _settings_of(args: argparse.Namespace) -> AckSettings:
@@ -172,16 +202,34 @@ def _milliseconds(seconds: float | None) -> int | None:
 def run_labels(args: argparse.Namespace) -> Exit:
     async def action(client: Client, output: Output) -> Exit:
         member_id = await find_member(client, args.member)
-        await client.ack_set_labels(member_id, args.labels)
-        if output.is_json:
-            output.json({"ID": member_id, "labels": dict(args.labels)})
+        if is_change:
+            await client.ack_set_labels(member_id, args.labels)
+            labels = args.labels
         else:
-            output.line(f"member {member_id:x} has the labels {_labels_text(args.labels) or 'none'}")
+            labels = await _labels_of(client, member_id)
+        if output.is_json:
+            output.json({"ID": member_id, "labels": dict(labels)})
+        else:
+            output.line(f"member {member_id:x} has the labels {_labels_text(labels) or 'none'}")
         return Exit.OK
 
+    if args.none and args.labels:
+        raise UsageError("--none and NAME=VALUE exclude each other")
     if len(dict(args.labels)) < len(args.labels):
         raise UsageError("a label is given twice")
-    return run(args, action, is_write=True)
+    is_change = bool(args.none or args.labels)
+    return run(args, action, is_write=is_change)
+
+
+async def _labels_of(client: Client, member_id: int) -> tuple[tuple[str, str], ...]:
+    """Raises UsageError, ClientError."""
+    heard, errors = await _ask_all(client)
+    if not heard:
+        raise errors[0]
+    for member in _best(heard).members:
+        if member.member_id == member_id:
+            return member.labels
+    raise UsageError(f"no member has the id {member_id:x}")
 
 
 def run_confirm(args: argparse.Namespace) -> Exit:
@@ -204,11 +252,7 @@ def _leader_ack(args: argparse.Namespace) -> LeaderAck:
 
 def run_show(args: argparse.Namespace) -> Exit:
     async def action(client: Client, output: Output) -> Exit:
-        from kvstore.client import ClientError
-
-        answers = await client.ack_status_all()
-        heard = {e: a for e, a in answers.items() if not isinstance(a, ClientError)}
-        silent = [error for error in answers.values() if isinstance(error, ClientError)]
+        heard, silent = await _ask_all(client)
         if not heard:
             raise silent[0]
         best = _best(heard)
@@ -218,11 +262,34 @@ def run_show(args: argparse.Namespace) -> Exit:
             _print_status(output, best)
             _print_counters(output, heard)
         if silent:
-            complain("quorumlog ack show", f"{len(silent)} of {len(answers)} endpoints did not answer")
+            count_all = len(silent) + len(heard)
+            complain("quorumlog ack show", f"{len(silent)} of {count_all} endpoints did not answer")
+            return Exit.UNAVAILABLE
+        leaderless = await _leaderless(client)
+        if leaderless:
+            complain("quorumlog ack show", f"no leader is known to {', '.join(leaderless)}")
             return Exit.UNAVAILABLE
         return Exit.OK
 
     return run(args, action, is_write=False, default_output="table")
+
+
+async def _ask_all(client: Client) -> tuple[dict[str, AckStatus], list[ClientError]]:
+    """Return what the endpoints answer, and the errors of those that do not."""
+    from kvstore.client import ClientError
+
+    answers = await client.ack_status_all()
+    heard = {e: a for e, a in answers.items() if not isinstance(a, ClientError)}
+    return heard, [error for error in answers.values() if isinstance(error, ClientError)]
+
+
+async def _leaderless(client: Client) -> list[str]:
+    """Return the endpoints that know no leader. `AckStatus.leader` does not tell: it is of whom the view is,
+    and without a policy there is none."""
+    from kvstore.client import ClientError
+
+    answers = await client.status_all()
+    return [e for e, a in answers.items() if not isinstance(a, ClientError) and not a.leader]
 
 
 def _best(answers: Mapping[str, AckStatus]) -> AckStatus:
@@ -244,7 +311,7 @@ def _print_status(output: Output, status: AckStatus) -> None:
     met = ("yes" if status.is_met else "no") if known else "-"
     output.line(f"state: {status.state}, met now: {met}, acknowledged by {status.acked} beside the leader")
     header = ("ID", "NAME", "ROLE", "LABELS", "HEARD", "PERSISTED", "APPLIED", "LAG", "LAG BYTES", "LAST ACK")
-    rows = [_member_cells(member) for member in status.members]
+    rows = [_member_cells(member, tells_applied=status.tells_applied) for member in status.members]
     if output.is_table:
         output.table(header, rows)
     else:
@@ -252,7 +319,7 @@ def _print_status(output: Output, status: AckStatus) -> None:
             output.line(", ".join(row))
 
 
-def _member_cells(member: AckMember) -> tuple[str, ...]:
+def _member_cells(member: AckMember, *, tells_applied: bool) -> tuple[str, ...]:
     role = "leader" if member.is_leader else "learner" if member.is_learner else "follower"
     begin = (f"{member.member_id:x}", member.name or "-", role, _labels_text(member.labels) or "-")
     if not member.is_known:
@@ -261,7 +328,7 @@ def _member_cells(member: AckMember) -> tuple[str, ...]:
         *begin,
         "yes" if member.is_heard else "no",
         str(member.persisted_index),
-        str(member.applied_index or "-"),
+        str(member.applied_index) if tells_applied and member.applied_index else "-",
         str(member.lag_entries),
         "-" if member.lag_bytes is None else str(member.lag_bytes),
         "-" if member.last_ack_age_ms is None else f"{member.last_ack_age_ms} ms",
@@ -270,7 +337,8 @@ def _member_cells(member: AckMember) -> tuple[str, ...]:
 
 def _print_counters(output: Output, answers: Mapping[str, AckStatus]) -> None:
     """A column for each endpoint, since each counts what its own clients wait for. Zeros are left out."""
-    names = sorted({name for answer in answers.values() for name, value in answer.counters.items() if value})
+    there = {name for answer in answers.values() for name, value in answer.counters.items() if value}
+    names = sorted(there, key=_by_numbers)
     if not names:
         return
     output.line("")
@@ -280,6 +348,11 @@ def _print_counters(output: Output, answers: Mapping[str, AckStatus]) -> None:
     else:
         for row in rows:
             output.line(", ".join(row))
+
+
+def _by_numbers(name: str) -> list[tuple[str, int]]:
+    """A key to sort by: le_2ms comes before le_10ms."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _policy_text(settings: AckSettings) -> str:
@@ -313,7 +386,7 @@ def _status_json(status: AckStatus) -> dict[str, Any]:
                 "is_known": member.is_known,
                 "is_heard": member.is_heard,
                 "persisted_index": member.persisted_index,
-                "applied_index": member.applied_index,
+                "applied_index": member.applied_index if status.tells_applied else None,
                 "lag_entries": member.lag_entries,
                 "lag_bytes": member.lag_bytes,
                 "last_ack_age_ms": member.last_ack_age_ms,

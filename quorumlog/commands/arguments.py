@@ -144,7 +144,8 @@ def duration_s(text: str) -> float:
     seconds = float(match[1]) * _UNITS_S[match[2] or "s"] if match else 0.0
     if not 0 < seconds <= TIMEOUT_S_MAX:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time: give seconds above 0 (5, 2.5s) or 500ms, 2m"
+            f"{text!r} is not a time above 0 and up to {TIMEOUT_S_MAX:.0f} s, a day: give seconds (5, 2.5s), "
+            "500ms or 2m"
         )
     return seconds
 

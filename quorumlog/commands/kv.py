@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from quorumlog.commands import output as out
-from quorumlog.commands.ack_options import ack_wish, add_ack_options, print_ack
+from quorumlog.commands.ack_options import ack_wish, add_ack_options, or_unmet_json, print_ack
 from quorumlog.commands.arguments import (
     CommandParser,
     add_global_options,
@@ -236,7 +236,7 @@ def run_put(args: argparse.Namespace) -> Exit:
         return _put_leader_acked(args, operation)
 
     async def action(client: Client, output: Output) -> Exit:
-        result = await client.put(
+        write = client.put(
             operation.key,
             operation.value,
             lease=operation.lease,
@@ -245,6 +245,7 @@ def run_put(args: argparse.Namespace) -> Exit:
             ignore_lease=operation.ignore_lease,
             ack=wish,
         )
+        result = await or_unmet_json(output, write)
         if output.is_json:
             output.json(out.put_json(result))
         else:
@@ -265,7 +266,7 @@ def _put_leader_acked(args: argparse.Namespace, operation: Put) -> Exit:
     async def action(client: Client, output: Output) -> Exit:
         write = await client.put_leader_acked(operation.key, operation.value)
         if output.is_json:
-            output.json({"ack": "leader", "term": write.term, "index": write.index})
+            output.json({"ack": {"level": "leader", "term": write.term, "index": write.index}})
         else:
             output.line(f"OK by the leader alone: term {write.term}, index {write.index}")
         return Exit.OK
@@ -362,7 +363,8 @@ def run_delete(args: argparse.Namespace) -> Exit:
     wish = ack_wish(args)
 
     async def action(client: Client, output: Output) -> Exit:
-        result = await client.delete(operation.key, operation.range_end, prev_kv=operation.prev_kv, ack=wish)
+        write = client.delete(operation.key, operation.range_end, prev_kv=operation.prev_kv, ack=wish)
+        result = await or_unmet_json(output, write)
         if output.is_json:
             output.json(out.delete_json(result))
         else:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         MemberStatus,
         Operation,
         OpResult,
+        PolicyUnmet,
         PutResult,
         RangeResult,
         Txn,
@@ -220,6 +221,13 @@ def put_json(result: PutResult) -> dict[str, Any]:
 def _ack_json(ack: AckReport | None) -> dict[str, Any]:
     """etcdctl has nothing of the kind, so it is there only where the server says something."""
     return {"ack": ack._asdict()} if ack is not None else {}
+
+
+def unmet_json(error: PolicyUnmet) -> dict[str, Any]:
+    """What there is to say of a write that is done, but not where it should be: its answer has no more."""
+    from kvstore.client.acks import revision_in
+
+    return {"header": _without_zeros({"revision": revision_in(error.message)}), **_ack_json(error.ack)}
 
 
 def range_json(result: RangeResult) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from quorumlog.commands import output as out
-from quorumlog.commands.ack_options import ack_wish, add_ack_options, print_ack
+from quorumlog.commands.ack_options import ack_wish, add_ack_options, or_unmet_json, print_ack
 from quorumlog.commands.arguments import add_global_options, read_input
 from quorumlog.commands.exits import Exit, UsageError
 from quorumlog.commands.output import Output
@@ -96,7 +96,7 @@ def run_txn(args: argparse.Namespace) -> Exit:
         raise UsageError("the transaction writes nothing that could be acknowledged")
 
     async def action(client: Client, output: Output) -> Exit:
-        result = await client.txn(txn, ack=wish)
+        result = await or_unmet_json(output, client.txn(txn, ack=wish))
         if output.is_json:
             output.json(out.txn_json(result))
         else:

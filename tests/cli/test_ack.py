@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import raft
 from kvstore import ApiSettings, publish_member
+from kvstore.client import AckSettings, Client, RequestRefused
 from quorumlog.cli import main
+from quorumlog.commands.ack_options import REPLICAS_MAX
 from quorumlog.commands.exits import Exit
 from raft import AckedResult, AckState, AckView, MemberAcks, PolicyUnmet, WriteFate
 from raft.core.types import Membership
@@ -57,18 +60,73 @@ def test_the_policy_is_set_shown_and_taken_away(server: LocalServer, endpoint: s
     )
     assert said == (
         "1 replicas and zone=dr:1 and zone:2, persisted, after_apply, degrade after 700 ms, do not wait for "
-        "members that are not there, recovered after 5000 ms; sync\n"
+        "members that are not there, recovered after 5000 ms; sync; not met now\n"
     )
     server.replica.ack_stats.counters.yes_tx = 41
+    server.replica.ack_stats.counters.wait_histogram[:] = [1] * len(
+        server.replica.ack_stats.counters.wait_histogram
+    )
     shown = ok(quorumlog("ack", "show", endpoints=endpoint))
     assert "met now: no" in shown and "yes_tx" in shown and "no_tx" not in shown
     lines = [line.split() for line in shown.splitlines()]
     assert ["abc", "one", "leader", "-", "yes", "90", "-", "0", "-", "-"] in lines
     assert ["b", "-", "follower", "-", "no", "60", "-", "0", "-", "-"] in lines
+    buckets = [line[0] for line in lines if line and line[0].startswith("wait_histogram_")]
+    assert buckets == [*(f"wait_histogram_le_{ms}ms" for ms in raft.WAIT_BUCKETS_MS), "wait_histogram_more"]
     found = json.loads(ok(quorumlog("ack", "show", "-o", "json", endpoints=endpoint)))
     assert found["policy"]["rules"] == ["zone=dr:1", "zone:2"] and found["state"] == "sync"
     assert found["counters"][endpoint]["yes_tx"] == 41 and not found["members"][0]["is_heard"]
     assert ok(quorumlog("ack", "set", "--off", endpoints=endpoint)) == "off: a majority is all; off\n"
+
+
+def test_a_policy_that_is_met_is_said_to_be_when_it_is_set(server: LocalServer, endpoint: str) -> None:
+    server.replica.acks = server.replica.acks._replace(
+        members={i: MemberAcks(i, 90, 0, True) for i in server.replica.members}
+    )
+    assert ok(quorumlog("ack", "set", "--replicas", "1", endpoints=endpoint)).endswith("; sync; met now\n")
+    found = json.loads(ok(quorumlog("ack", "set", "--replicas", "1", "-o", "json", endpoints=endpoint)))
+    assert found["met"] is True
+    # Asked of one that does not know what members have, nothing is said of it.
+    server.replica.acks = server.replica.acks._replace(members={})
+    assert ok(quorumlog("ack", "set", "--replicas", "1", endpoints=endpoint)).endswith("; sync\n")
+
+
+def test_what_members_have_applied_is_shown_only_while_it_is_asked_for(
+    server: LocalServer, endpoint: str
+) -> None:
+    acks = {i: MemberAcks(i, 90, 80, True) for i in server.replica.members}
+    server.replica.acks = server.replica.acks._replace(members=acks)
+
+    def applied() -> tuple[str, object]:
+        [line] = [
+            line
+            for line in ok(quorumlog("ack", "show", "-o", "simple", endpoints=endpoint)).splitlines()
+            if line.startswith("b,")
+        ]
+        found = json.loads(ok(quorumlog("ack", "show", "-o", "json", endpoints=endpoint)))
+        return line.split(", ")[6], found["members"][0]["applied_index"]
+
+    ok(quorumlog("ack", "set", "--replicas", "1", endpoints=endpoint))
+    assert applied() == ("-", None)
+    ok(quorumlog("ack", "set", "--stage", "applied", endpoints=endpoint))
+    assert applied() == ("80", 80)
+
+
+def test_that_there_is_no_leader_is_said(server: LocalServer, endpoint: str) -> None:
+    server.replica.leader = 0
+    shown = quorumlog("ack", "show", endpoints=endpoint)
+    assert_one_line(shown, Exit.UNAVAILABLE, f"quorumlog ack show: no leader is known to {endpoint}")
+    assert "policy: off" in shown.text
+
+
+async def test_a_number_that_no_message_holds_is_refused_like_any_other() -> None:
+    async with Client("127.0.0.1:1") as client:
+        with pytest.raises(RequestRefused, match="out of range"):
+            await client.ack_set(AckSettings(replicas=5_000_000_000))
+
+
+def test_the_most_replicas_are_those_of_the_library() -> None:
+    assert REPLICAS_MAX == raft.ACK_REPLICAS_MAX
 
 
 def test_more_than_there_are_is_refused_with_what_there_is(server: LocalServer, endpoint: str) -> None:
@@ -86,8 +144,15 @@ def test_more_than_there_are_is_refused_with_what_there_is(server: LocalServer, 
         ("ack", "set", "--require", "zone:many"),
         ("ack", "set", "--off", "--replicas", "1"),
         ("ack", "labels", "one", "zone"),
+        ("ack", "set", "--replicas", "256"),
+        ("ack", "set", "--replicas", "5000000000"),
+        ("ack", "set", "--wait-timeout", "25h"),
         ("ack", "labels", "one", "zone=a", "zone=b"),
+        ("ack", "labels", "one", "zone=a", "--none"),
         ("put", "k", "v", "--ack-replicas", "-1"),
+        ("put", "k", "v", "--ack-replicas", "256"),
+        ("put", "k", "v", "--ack-replicas", "0", "--ack-stage", "applied"),
+        ("put", "k", "v", "--ack-replicas", "0", "--ack-timeout", "1s"),
         ("put", "k", "v", "--ack-timeout", "9s"),
         ("put", "k", "v", "--ack", "leader", "--ack-replicas", "1"),
         ("put", "k", "v", "--ack", "leader", "--prev-kv"),
@@ -109,7 +174,18 @@ def test_what_makes_no_sense_is_not_sent(
 def test_labels_are_replaced(server: LocalServer, endpoint: str) -> None:
     assert "zone=dr,rack=7" in ok(quorumlog("ack", "labels", "one", "zone=dr", "rack=7", endpoints=endpoint))
     assert server.replica.members[OWN].labels == (("rack", "7"), ("zone", "dr"))
-    assert "none" in ok(quorumlog("ack", "labels", "abc", endpoints=endpoint))
+    # Who gives none is told of them, and takes none away.
+    membership = replace(server.replica.acks.membership, labels=((OWN, (("rack", "7"), ("zone", "dr"))),))
+    server.replica.acks = server.replica.acks._replace(membership=membership)
+    assert (
+        ok(quorumlog("ack", "labels", "one", endpoints=endpoint))
+        == "member abc has the labels rack=7,zone=dr\n"
+    )
+    found = json.loads(ok(quorumlog("ack", "labels", "abc", "-o", "json", endpoints=endpoint)))
+    assert found == {"ID": OWN, "labels": {"rack": "7", "zone": "dr"}}
+    assert ok(quorumlog("ack", "labels", "b", endpoints=endpoint)) == "member b has the labels none\n"
+    assert len(server.replica.changes) == 1
+    assert "none" in ok(quorumlog("ack", "labels", "abc", "--none", endpoints=endpoint))
     assert server.replica.members[OWN].labels == ()
 
 
@@ -129,12 +205,29 @@ def test_a_write_says_by_whom_it_was_acknowledged(server: LocalServer, endpoint:
         unmet, Exit.UNMET, "committed, ack policy unmet (acked 0 of 1, revision", "do not repeat it"
     )
     assert quorumlog("get", "k", "--print-value-only", endpoints=endpoint).text == "x"
+    for revision, command in ((6, ("put", "k", "y")), (7, ("txn", "--then", "put k z")), (8, ("del", "k"))):
+        unmet = quorumlog(*command, *asks, "-o", "json", endpoints=endpoint)
+        assert_one_line(unmet, Exit.UNMET, f"revision {revision}")
+        assert json.loads(unmet.text) == {
+            "header": {"revision": revision},
+            "ack": {"met": "no", "acked": 0, "needed": 1, "state": "off"},
+        }
+
+
+def test_a_write_of_which_nothing_was_asked_is_told_so(server: LocalServer, endpoint: str) -> None:
+    server.replica.ack_outcome = AckedResult(None, 0, 3, True, 0, 0, None)
+    for asked in (("--ack-stage", "applied"), ("--ack-timeout", "1s"), ("--ack-replicas", "0")):
+        told = quorumlog("put", "k", "v", *asked, endpoints=endpoint)
+        assert told.text == "OK\n"
+        assert_one_line(told, Exit.OK, "quorumlog put: done, by a majority: nothing was asked for above that")
 
 
 def test_a_write_that_the_leader_alone_has_can_be_asked_for_later(server: LocalServer, endpoint: str) -> None:
     assert ok(quorumlog("put", "k", "v", "--ack", "leader", endpoints=endpoint)) == (
         "OK by the leader alone: term 3, index 77\n"
     )
+    found = json.loads(ok(quorumlog("put", "k", "v", "--ack", "leader", "-o", "json", endpoints=endpoint)))
+    assert found == {"ack": {"level": "leader", "term": 3, "index": 77}}
     server.replica.fates = {(3, 77): WriteFate.LOST, (3, 78): WriteFate.COMMITTED}
     lost = quorumlog("ack", "confirm", "3", "77", endpoints=endpoint)
     assert (lost.status, lost.text) == (Exit.NEGATIVE, "lost\n")
