@@ -81,8 +81,8 @@ class Report:
         if not self.violations or self.violations[0].kind not in ("gap", "phantom"):
             return ""
         return (
-            "Was the store empty when the history began, did nobody else write to it, and is every call in the"
-            " history? What was in the store the history must say (first_revision, initial)."
+            "Was the store empty when the history began, did nobody else write to it, and is every call in "
+            "the history? What was in the store the history must say (first_revision, initial)."
         )
 
 
