@@ -29,10 +29,10 @@ APPLIED is known only while the policy is on and asks for `applied`: else nobody
 Exit status 0: every endpoint answered and knows a leader. 3: at least one did not, or knows none.
 """
 
-MET_TRIES: Final = 4
-MET_PAUSE_S: Final = 0.15
-"""After a change of the policy: so often it is asked whether it is met, for the entry of the change itself is
-on its way to the members. More than enough where all are well."""
+MET_WAIT_S: Final = 0.5
+"""After a change of the policy: so long it is asked whether it is met, for the entry of the change itself is
+on its way to the members. More than enough where all are well. Longer than that nobody is waited for."""
+MET_PAUSE_S: Final = 0.1
 
 _SET_HELP = """\
 Change settings of the policy, for the whole cluster. What is not given stays as it is. Refused if there are
@@ -160,15 +160,15 @@ async def _is_met(client: Client, settings: AckSettings) -> bool | None:
     """Return whether the policy, which is on, is met; None if no endpoint knows, or it is another by now."""
     import asyncio
 
-    is_met = None
-    for attempt in range(MET_TRIES):
-        await asyncio.sleep(MET_PAUSE_S if attempt else 0)
-        heard, _errors = await _ask_all(client)
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + MET_WAIT_S
+    while True:
+        heard, _errors = await _ask_all(client, timeout_s=MET_WAIT_S)
         known = {e: a for e, a in heard.items() if a.leader and a.settings == settings}
         is_met = _best(known).is_met if known else None
-        if is_met:
-            break
-    return is_met
+        if is_met or loop.time() > until_s:
+            return is_met
+        await asyncio.sleep(MET_PAUSE_S)
 
 
 def _settings_of(args: argparse.Namespace) -> AckSettings:
@@ -274,11 +274,13 @@ def run_show(args: argparse.Namespace) -> Exit:
     return run(args, action, is_write=False, default_output="table")
 
 
-async def _ask_all(client: Client) -> tuple[dict[str, AckStatus], list[ClientError]]:
+async def _ask_all(
+    client: Client, *, timeout_s: float | None = None
+) -> tuple[dict[str, AckStatus], list[ClientError]]:
     """Return what the endpoints answer, and the errors of those that do not."""
     from kvstore.client import ClientError
 
-    answers = await client.ack_status_all()
+    answers = await client.ack_status_all(timeout_s=timeout_s)
     heard = {e: a for e, a in answers.items() if not isinstance(a, ClientError)}
     return heard, [error for error in answers.values() if isinstance(error, ClientError)]
 
