@@ -101,10 +101,8 @@ class MemberOperations(ABC):
         """Let the others reach a member under other URLs. Raises ValueError for bad ones."""
         info = self._known(node_id)
         urls = check_peer_urls(peer_urls)
-        if urls == info.peer_urls:
-            return
         details = ((node_id, encode_details(urls, info.incarnation)),)
-        await self._change(MembershipChange(details=details), timeout_s)
+        await self._change_unless_so(MembershipChange(details=details), timeout_s)
 
     async def set_labels(self, node_id: NodeId, labels: Mapping[str, str], *, timeout_s: float) -> None:
         """Let a member have these labels and no others: what rules of the ack policy speak of. Refused as
@@ -114,9 +112,17 @@ class MemberOperations(ABC):
         for name, value in labels.items():
             check_label(name, value)
         wanted = tuple(sorted(labels.items()))
-        if wanted == self._known(node_id).labels:
-            return
-        await self._change(MembershipChange(labels=((node_id, wanted),)), timeout_s)
+        self._known(node_id)
+        await self._change_unless_so(MembershipChange(labels=((node_id, wanted),)), timeout_s)
+
+    async def _change_unless_so(self, change: MembershipChange, timeout_s: float) -> None:
+        """Make a change that may have been made. Whether it was the leader says: this node's own log may be
+        old, as that of one that was down."""
+        try:
+            await self._change(change, timeout_s)
+        except ChangeRefused as error:
+            if error.refusal is not ChangeRefusal.NOTHING_TO_DO:
+                raise
 
     async def replace_member(
         self,

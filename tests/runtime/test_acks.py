@@ -476,3 +476,20 @@ async def test_a_policy_goes_as_it_came(cluster: GrowingCluster) -> None:
     await near.set_ack_policy(AckPolicy(), timeout_s=TIMEOUT_S)
     acked = await future
     assert acked.is_met and acked.needed == 0 and near.ack_stats.status is None
+
+
+async def test_labels_are_set_also_where_an_old_log_shows_them_already(
+    cluster: GrowingCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = cluster.nodes[await cluster.leader()]
+    old = cluster.nodes[await cluster.a_follower()]
+    await leader.set_labels(old.node_id, {"zone": "a"}, timeout_s=TIMEOUT_S)
+    await known(cluster, lambda n: n.members[old.node_id].labels == (("zone", "a"),), "the label is known")
+    seen = old.members
+    await leader.set_labels(old.node_id, {"zone": "b"}, timeout_s=TIMEOUT_S)
+    with monkeypatch.context() as patch:
+        # As after a start, before the leader was heard of.
+        patch.setattr(type(old), "members", property(lambda self: seen))
+        await old.set_labels(old.node_id, {"zone": "a"}, timeout_s=TIMEOUT_S)
+    await known(cluster, lambda n: n.members[old.node_id].labels == (("zone", "a"),), "the label is set")
+    await leader.set_labels(old.node_id, {"zone": "a"}, timeout_s=TIMEOUT_S)
