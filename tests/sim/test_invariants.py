@@ -536,12 +536,18 @@ def test_a_leader_may_learn_from_a_snapshot_that_an_old_entry_is_committed() -> 
     lead(cluster, 2, 3, commit_index=4)
 
 
-def test_the_last_state_that_others_need_is_not_lost() -> None:
+def compacted_cluster() -> Cluster:
+    """Two of three have their states, and logs that begin at 4."""
     cluster = snapshot_cluster()
     for node_id in (1, 2):
         cluster.state_flushed(node_id, 4)
         cluster.compaction_asked(node_id, 3)
         cluster.compaction_durable(node_id, 4)
+    return cluster
+
+
+def test_the_last_state_that_others_need_is_not_lost() -> None:
+    cluster = compacted_cluster()
     # Node 3 equals the others through 2 only: it could not give back what begins at 4.
     assert cluster.may_lose_state(1)
     cluster.state_lost(1)
@@ -550,22 +556,14 @@ def test_the_last_state_that_others_need_is_not_lost() -> None:
 
 def test_a_state_that_a_recovering_member_has_is_none_to_count_on() -> None:
     """Seeds 6185, 6347: its next start found the state ahead of its log, and then nobody had one."""
-    cluster = snapshot_cluster()
-    for node_id in (1, 2):
-        cluster.state_flushed(node_id, 4)
-        cluster.compaction_asked(node_id, 3)
-        cluster.compaction_durable(node_id, 4)
+    cluster = compacted_cluster()
     assert cluster.may_lose_state(1)
     cluster.data_lost(2)
     assert not cluster.may_lose_state(1)
 
 
 def test_nobody_is_removed_whose_state_is_needed() -> None:
-    cluster = snapshot_cluster()
-    for node_id in (1, 2):
-        cluster.state_flushed(node_id, 4)
-        cluster.compaction_asked(node_id, 3)
-        cluster.compaction_durable(node_id, 4)
+    cluster = compacted_cluster()
     assert cluster.may_remove({1, 2})
     cluster.state_lost(1)
     assert cluster.may_remove({1, 3}) and not cluster.may_remove({2})
