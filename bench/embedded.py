@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.grpc_driver import DriverError
-from tests.process.cluster import free_port
+from tests.ports import free_port
 
 SIZE = 3
 START_TIMEOUT_S = 30.0

@@ -1,6 +1,6 @@
 """Accounts on three nodes: a state on disk, and sent to a member that was away for too long.
 
-    python docs/examples/durable_ledger.py
+    python docs/examples/durable_ledger.py [PORT PORT PORT]
 
 The state is small, so it is written as a whole: `flush` puts it into a new file, and gives that the name of
 the old one. The file holds the applied index too, so that state and index can never part. What was applied
@@ -15,13 +15,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import raft
+
+PORTS = (7001, 7002, 7003)
+"""Where the nodes listen for each other, on loopback."""
 
 ACCOUNTS_PER_CHUNK = 100
 """About what a chunk should hold is raft.SNAPSHOT_CHUNK_BYTES; these accounts are small."""
@@ -183,13 +186,6 @@ def sync_directory(path: Path) -> None:
         os.close(number)
 
 
-def free_url() -> str:
-    """A loopback URL that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{sock.getsockname()[1]}"
-
-
 class Member:
     """One node with its ledger. Its directory holds the log, and the state beside it."""
 
@@ -217,8 +213,10 @@ class Member:
         self._directory.close()
 
 
-async def main(root: Path) -> dict[str, int]:
-    members = {i: raft.InitialMember(f"node{i}", (free_url(),)) for i in (1, 2, 3)}
+async def main(root: Path, ports: Sequence[int] = PORTS) -> dict[str, int]:
+    members = {
+        i: raft.InitialMember(f"node{i}", (f"http://127.0.0.1:{port}",)) for i, port in enumerate(ports, 1)
+    }
     running = {i: Member(root / f"node{i}", i, members) for i in members}
     for member in running.values():
         await member.start()
@@ -249,4 +247,4 @@ async def main(root: Path) -> dict[str, int]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as path:
-        asyncio.run(main(Path(path)))
+        asyncio.run(main(Path(path), [int(port) for port in sys.argv[1:]] or PORTS))

@@ -1,6 +1,6 @@
 """A counter on three nodes, with `import raft` alone.
 
-    python docs/examples/replicated_counter.py
+    python docs/examples/replicated_counter.py [PORT PORT PORT]
 
 The three nodes run in one process here, so that the example is one file; each could as well run on a
 machine of its own, with the same code and the same members. Nothing in memory is kept: when a node
@@ -10,12 +10,15 @@ starts, its log is replayed into an empty counter.
 from __future__ import annotations
 
 import asyncio
-import socket
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import raft
+
+PORTS = (7001, 7002, 7003)
+"""Where the nodes listen for each other, on loopback."""
 
 
 class Counter:
@@ -53,13 +56,6 @@ class Counter:
         pass
 
 
-def free_url() -> str:
-    """A loopback URL that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{sock.getsockname()[1]}"
-
-
 async def add(node: raft.Node, amount: str) -> object:
     """Add to the counter, and say what is known if that fails."""
     try:
@@ -72,8 +68,10 @@ async def add(node: raft.Node, amount: str) -> object:
         raise
 
 
-async def main(directory: Path) -> int:
-    members = {i: raft.InitialMember(f"node{i}", (free_url(),)) for i in (1, 2, 3)}
+async def main(directory: Path, ports: Sequence[int] = PORTS) -> int:
+    members = {
+        i: raft.InitialMember(f"node{i}", (f"http://127.0.0.1:{port}",)) for i, port in enumerate(ports, 1)
+    }
     counters = {i: Counter() for i in members}
     nodes = {}
     for i, counter in counters.items():
@@ -102,4 +100,4 @@ async def main(directory: Path) -> int:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as path:
-        asyncio.run(main(Path(path)))
+        asyncio.run(main(Path(path), [int(port) for port in sys.argv[1:]] or PORTS))

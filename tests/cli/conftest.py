@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.helpers import free_port
+from tests.ports import free_port
 
 ETCD = Path(sys.executable).parent / "etcd"
 ETCDCTL = Path(sys.executable).parent / "etcdctl"

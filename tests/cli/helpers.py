@@ -63,13 +63,6 @@ def assert_one_line(outcome: Outcome, status: int, *parts: str) -> None:
         assert part in outcome.stderr, outcome.stderr
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((FAULT_ADDRESS, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def refusing_endpoint() -> Iterator[str]:
     """An address where connections are refused. The port is held, so that nobody else gets it."""

@@ -15,6 +15,7 @@ from kvstore import AutoCompaction
 from quorumlog.flags import OPTIONS, ServeConfig, add_options, cluster_id, load, member_id
 from quorumlog.serve import LEADER_ACK_STATEMENT
 from raft import ConfigError
+from tests.ports import free_port
 
 N1, N2, N3 = (f"http://127.0.0.1:{port}" for port in (2380, 2390, 2400))
 THREE = ["--name", "n1", "--initial-cluster", f"n1={N1},n2={N2},n3={N3}", "--listen-peer-urls", N1]
@@ -252,12 +253,8 @@ def test_bad_settings_end_with_status_2_and_a_line_each(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["client", "peer"])
 def test_a_taken_port_ends_with_status_1_and_its_address(tmp_path: Path, kind: str) -> None:
-    with socket.socket() as taken, socket.socket() as free:
-        for sock in (taken, free):
-            sock.bind(("127.0.0.1", 0))
-        taken.listen()
-        busy, idle = (f"http://127.0.0.1:{sock.getsockname()[1]}" for sock in (taken, free))
-        free.close()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy, idle = (f"http://127.0.0.1:{port}" for port in (taken.getsockname()[1], free_port()))
         urls = {"client": (busy, idle), "peer": (idle, busy)}[kind]
         done = run_serve(
             *("--data-dir", str(tmp_path / "d"), "--listen-client-urls", urls[0]),

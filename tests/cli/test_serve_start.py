@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,13 +16,7 @@ from kvstore.client import Client, ClientError
 from kvstore.state_directory import mark_corrupt
 from quorumlog import serve
 from quorumlog.flags import ServeConfig, add_options, load
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+from tests.ports import free_port
 
 
 def config_for(data_dir: Path) -> ServeConfig:

@@ -7,13 +7,10 @@ against etcd first. A member is ended by its own process id, and by the kernel s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,20 +23,16 @@ from typing import Literal, NamedTuple, TypeVar
 import grpc
 
 from kvstore.pb import rpc_pb2
+from tests.ports import free_port
 
 from .rpc import Rpc
 
 Kind = Literal["quorumlog", "etcd"]
 T = TypeVar("T")
 
-PORTS = range(15_000, 32_000)
-"""Below the range from which the kernel takes ports for outgoing connections (32768 and up on Linux):
-otherwise a client's socket could sit on the port of a member that is down, and it could not come back."""
-
 POLL_S = 0.02
 LOG_TAIL_BYTES = 6_000
 _GUARD = Path(__file__).with_name("die_with_parent.py")
-_taken: set[int] = set()
 
 
 class ClusterError(AssertionError):
@@ -62,19 +55,6 @@ async def wait_until(
         if time.monotonic() > deadline:
             raise ClusterError(f"not within {timeout_s:g} s: {what}")
         await asyncio.sleep(poll_s)
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody holds, and that this process has not given out before."""
-    for _ in range(1_000):
-        port = random.choice(PORTS)
-        if port in _taken:
-            continue
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            _taken.add(port)
-            return port
-    raise ClusterError("no free port found in 1,000 tries")
 
 
 def program(name: str) -> str:

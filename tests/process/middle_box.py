@@ -15,7 +15,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from .cluster import LocalCluster, free_port
+from tests.ports import free_port
+
+from .cluster import LocalCluster
 
 SNIFFED_BYTES_MAX = 4096
 RESET = struct.pack("ii", 1, 0)

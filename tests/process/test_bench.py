@@ -10,8 +10,9 @@ from typing import Any
 
 from bench import embedded, failover, h2load_driver
 from bench.embedded import Embedding, fresh_cluster
+from tests.ports import free_port
 
-from .cluster import LocalCluster, free_port, run
+from .cluster import LocalCluster, run
 from .rpc import Rpc
 
 BENCH = Path(__file__).parents[2] / "bench"

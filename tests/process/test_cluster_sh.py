@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -18,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from raft import DataDirectory, InitialMember
+from tests.ports import port_block
 
 ROOT = Path(__file__).resolve().parents[2]
-PORTS_PER_CLUSTER = 100
 
 NODE_COMMANDS = ["kill", "pause", "resume", "restart", "logs"]
 FAULT_COMMANDS = ["partition", "isolate", "cut", "slow", "flaky", "heal", "faults"]
@@ -89,27 +88,13 @@ class Script:
         (self.directory / "n1" / "pid").write_text(f"{pid} {started}\n")
 
 
-def free_ports() -> int:
-    """Return the first of PORTS_PER_CLUSTER free ports, below those that the kernel gives to clients."""
-    for port in random.sample(range(15_000, 32_000, PORTS_PER_CLUSTER), 100):
-        try:
-            for each in range(port, port + PORTS_PER_CLUSTER):
-                with socket.socket() as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", each))
-        except OSError:
-            continue
-        return port
-    raise AssertionError("no free ports")
-
-
 def started_at(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19])
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Iterator[Script]:
-    made = Script(tmp_path / "cluster", free_ports())
+    made = Script(tmp_path / "cluster", port_block())
     yield made
     if (made.directory / "cluster").exists():
         made.ok("wipe")
@@ -337,7 +322,7 @@ def test_start_resumes_what_is_paused(script: Script) -> None:
 
 
 def test_two_clusters_side_by_side(script: Script, tmp_path: Path) -> None:
-    other = Script(tmp_path / "other", free_ports())
+    other = Script(tmp_path / "other", port_block())
     script.ok("start", "1")
     try:
         other.ok("start", "1")

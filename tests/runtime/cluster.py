@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from raft import InitialMember, MemoryNetwork, Node, NodeConfig, NodeId, NotLeader, Role
+from tests.ports import free_ports
 
 from .machines import DictMachine
 
@@ -24,21 +24,6 @@ async def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0
         assert time.monotonic() < end, f"not within {timeout_s} s: {what}"
         await asyncio.sleep(0.005)
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody holds, from below the range that outgoing connections take."""
-    sockets = []
-    try:
-        for _ in range(count):
-            sock = socket.socket()
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("127.0.0.1", 0))
-            sockets.append(sock)
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
 
 
 class Cluster:

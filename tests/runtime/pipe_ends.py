@@ -18,8 +18,9 @@ from raft.transport.interface import Pipe, PipeBroken, Transport
 from raft.transport.memory import MemoryNetwork
 from raft.transport.options import Self, TransportOptions
 from raft.transport.peers import ClusterDescription, Peer
+from tests.ports import free_ports
 
-from .cluster import free_ports, until
+from .cluster import until
 
 CLUSTER = 77
 FAST = TransportOptions(

@@ -20,8 +20,9 @@ from raft.transport.grpc_transport import LOGGED_MAX
 from raft.transport.interface import Pipe, PipeBroken
 from raft.transport.options import PIPE_PATH, STREAM_PATH
 from raft.transport.peers import Peer
+from tests.ports import free_ports
 
-from .cluster import free_ports, until
+from .cluster import until
 from .peer_calls import RawStream, hello
 from .pipe_ends import GrpcEnd, no_tasks_left, receive_all, send_until_broken
 

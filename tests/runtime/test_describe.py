@@ -31,8 +31,8 @@ from raft.transport.peers import (
     DescribeFailed,
     NotQuorumlog,
 )
+from tests.ports import free_ports
 
-from .cluster import free_ports
 from .pipe_ends import CLUSTER, GrpcEnd, no_tasks_left
 
 OPTIONS = TransportOptions()

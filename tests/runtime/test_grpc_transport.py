@@ -21,9 +21,10 @@ from raft.transport.grpc_transport import GrpcTransport
 from raft.transport.interface import PIPE_FRAME_BYTES_MAX, IdentityRefused, ListenError
 from raft.transport.options import STREAM_PATH, Self, TransportOptions
 from raft.transport.peers import ClusterDescription, Peer
+from tests.ports import free_ports
 
 from .cable import Cable
-from .cluster import free_ports, until
+from .cluster import until
 
 CLUSTER = 77
 FAST = TransportOptions(

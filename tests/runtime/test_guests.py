@@ -21,8 +21,9 @@ from raft.transport.interface import IdentityRefused, PipeBroken
 from raft.transport.join import describe_cluster
 from raft.transport.options import PIPE_PATH, TransportOptions
 from raft.transport.peers import ClusterUnreachable, Peer
+from tests.ports import free_ports
 
-from .cluster import free_ports, until
+from .cluster import until
 from .peer_calls import RawStream, hello
 from .pipe_ends import GrpcEnd, no_tasks_left
 

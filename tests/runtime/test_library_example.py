@@ -16,6 +16,7 @@ import pytest
 import raft
 import raft.testing
 from raft.testing import own_machine
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -31,11 +32,11 @@ def load(name: str) -> ModuleType:
 
 
 async def test_the_counter_counts(tmp_path: Path) -> None:
-    assert await load("replicated_counter").main(tmp_path) == 42
+    assert await load("replicated_counter").main(tmp_path, free_ports(3)) == 42
 
 
 async def test_the_ledger_comes_back_by_snapshot(tmp_path: Path) -> None:
-    balances = await load("durable_ledger").main(tmp_path)
+    balances = await load("durable_ledger").main(tmp_path, free_ports(3))
     assert balances == {"ann": 100} | {f"account{i:03}": 10 for i in range(200)}
 
 
@@ -59,7 +60,7 @@ async def test_the_ledger_comes_back_by_snapshot(tmp_path: Path) -> None:
 )
 def test_an_example_is_a_program(name: str, lines: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py")],
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, free_ports(3))],
         capture_output=True,
         text=True,
         timeout=120,

@@ -21,9 +21,10 @@ from raft.transport import codec
 from raft.transport.interface import PIPE_FRAME_BYTES_MAX, Pipe, PipeBroken
 from raft.transport.options import PIPE_PATH, STREAM_PATH
 from raft.transport.pipe import PIPES_PER_MEMBER_MAX
+from tests.ports import free_ports
 
 from .cable import Cable
-from .cluster import free_ports, until
+from .cluster import until
 from .pipe_ends import CLUSTER, GrpcEnd, no_tasks_left, receive_all, send_until_broken
 
 MIB = 1024 * 1024

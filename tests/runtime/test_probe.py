@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from raft.transport.probe import Verdict, probe
-
-from .cluster import free_ports
+from tests.ports import free_ports
 
 PATIENT_S = 20.0
 """For an answer that comes."""

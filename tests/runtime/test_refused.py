@@ -14,8 +14,9 @@ from raft.transport import peer_sender
 from raft.transport.backoff import Backoff
 from raft.transport.memory import MemoryNetwork
 from raft.transport.probe import Verdict
+from tests.ports import free_ports
 
-from .cluster import free_ports, until
+from .cluster import until
 from .pipe_ends import GrpcEnd, no_tasks_left
 from .test_pipes_grpc import Cable
 
